@@ -14,8 +14,8 @@ undoes the quantisation exactly as the graph states it, w = (q - zero_point) * s
 Matrices are stored [out, in]. ONNX holds them [in, out] under an anonymous name ("onnx::MatMul_1525"), so the name
 is found by following the product to the next Add, whose other input is the bias with its true name.
 
-The output is a function of the input bytes and of the options alone (names sorted, header padded so that the
-weights start at a multiple of 64), so that its sha256 can be pinned.
+The output is a function of the input bytes and of the options alone (tensors sorted, header padded so that
+every tensor whose size allows it starts at a multiple of 64), so that its sha256 can be pinned.
 
     convert_encoder.py MODEL.onnx OUT.safetensors [--pooling cls|mean|rank] [--heads N] [--name NAME]
 """
@@ -386,7 +386,8 @@ def check(weights):
 
 def write_safetensors(path, weights, metadata):
     header, offset = {"__metadata__": metadata}, 0
-    names = sorted(weights)
+    # By name, but a tensor whose size is no multiple of 64 goes last, or it would misalign all that follow it.
+    names = sorted(weights, key=lambda n: (weights[n].nbytes % ALIGN != 0, n))
     for name in names:
         data = weights[name]
         header[name] = {"dtype": "F32", "shape": list(data.shape), "data_offsets": [offset, offset + data.nbytes]}
