@@ -30,6 +30,7 @@ import sys
 import numpy as np
 
 TENSOR_MAX = 1 << 31  # bytes of one initializer; a claim above this is a broken file
+DIMS_MAX = 4
 FOLLOW_MAX = 8  # steps from a product to its Add; graphs written by exporters need at most three
 ALIGN = 64
 
@@ -142,11 +143,13 @@ def read_tensor(buf, start, end):
     if dtype not in DTYPES:
         return name, None  # a type no weight has (strings, bools): kept as unknown, refused only if it is needed
     kind = np.dtype(DTYPES[dtype])
+    if len(dims) > DIMS_MAX:
+        raise ConvertError(f"tensor {name!r} has {len(dims)} dimensions, the limit is {DIMS_MAX}")
     count = 1
     for d in dims:
         if d < 0:
             raise ConvertError(f"tensor {name!r}: dimension {d}")
-        count *= d
+        count *= d  # Python's own integers: no overflow to fear
         if count * kind.itemsize > TENSOR_MAX:
             raise ConvertError(f"tensor {name!r}: shape {dims} is over the limit of {TENSOR_MAX} bytes")
     if raw is not None:
@@ -157,7 +160,10 @@ def read_tensor(buf, start, end):
             )
         data = np.frombuffer(buf, dtype=kind, count=count, offset=raw[0]) if count else np.zeros(0, kind)
     elif floats:
-        data = np.frombuffer(b"".join(floats), dtype="<f4")
+        joined = b"".join(floats)
+        if len(joined) % 4:
+            raise ConvertError(f"tensor {name!r}: {len(joined)} bytes of float_data are no whole numbers")
+        data = np.frombuffer(joined, dtype="<f4")
     elif kind == np.dtype("<f2"):  # float16 without raw_data travels as its bits in int32_data
         data = np.array([n & 0xFFFF for n in numbers], dtype="<u2").view("<f2")
     else:
@@ -266,7 +272,7 @@ class Graph:
 
 # ---- names ----------------------------------------------------------------------------------------------------
 
-LAYER = r"encoder\.layer\.\d+\."
+LAYER = r"encoder\.layer\.\d{1,3}\."
 KNOWN = re.compile(
     r"^(embeddings\.(word|position|token_type)_embeddings\.weight"
     r"|(embeddings|" + LAYER + r"(attention\.)?output)\.LayerNorm\.(weight|bias)"
@@ -365,14 +371,14 @@ def check(weights):
             pair(at + "attention.self." + part, d, d)
         pair(at + "attention.output.dense", d, d)
         pair(at + "attention.output.LayerNorm", d)
-        inner = need(at + "intermediate.dense.bias").shape[0]
+        inner = need(at + "intermediate.dense.bias").size
         pair(at + "intermediate.dense", inner, d)
         pair(at + "output.dense", d, inner)
         pair(at + "output.LayerNorm", d)
     is_pair_model = "classifier.weight" in weights
     if is_pair_model:
         pair("pooler.dense", d, d)
-        pair("classifier", weights["classifier.weight"].shape[0], d)
+        pair("classifier", weights["classifier.weight"].size // max(d, 1), d)
     elif "pooler.dense.weight" in weights:
         pair("pooler.dense", d, d)
     extra = set(weights) - expected
