@@ -254,6 +254,8 @@ enum cairn_err cairn_analyze(struct cairn_analyzer *a, struct cairn_str text, co
     a->n = 0;
     cairn_buf_clear(&a->bytes);
     uint32_t position = 0;
+    size_t ideograph_end =
+        SIZE_MAX; /* of the ideograph just passed: a last one of a run is in the pair before it */
     bool ok = true;
     for (size_t i = 0; i < text.len && ok;) {
         uint32_t cp;
@@ -270,23 +272,12 @@ enum cairn_err cairn_analyze(struct cairn_analyzer *a, struct cairn_str text, co
             uint32_t next;
             size_t m = i + len < text.len ? cairn_utf8_next(text.p + i + len, text.len - i - len, &next) : 0;
             bool pair = m > 0 && kind_of(next) == KIND_IDEOGRAPH;
-            size_t prev = i;
-            while (prev > 0 && ((uint8_t)text.p[prev - 1] & 0xC0) == 0x80)
-                prev--;
-            uint32_t before = 0;
-            bool had = prev > 0 &&
-                       cairn_utf8_next(text.p + prev - 1, 1, &before) == 0; /* previous byte is not ASCII */
-            if (had) {
-                size_t p = prev - 1;
-                while (p > 0 && ((uint8_t)text.p[p] & 0xC0) == 0x80)
-                    p--;
-                had = cairn_utf8_next(text.p + p, i - p, &before) > 0 && kind_of(before) == KIND_IDEOGRAPH;
-            }
             if (pair)
                 ok = emit(a, text, i, i + len + m, position++, false);
-            else if (!had)
+            else if (ideograph_end != i)
                 ok = emit(a, text, i, i + len, position++, false);
             i += len;
+            ideograph_end = i;
         } else {
             i += len;
         }

@@ -199,7 +199,7 @@ size_t cairn_sentences(struct cairn_str t, struct cairn_span *spans, size_t max)
         } else if (c == ')' && depth > 0) {
             depth--;
         }
-        size_t len = terminator(t, i);
+        size_t len = closed_line(t, line) ? 0 : terminator(t, i);
         if (len == 0) {
             i++;
             continue;

@@ -1,4 +1,5 @@
-/* tests/check.h - thin macros over cmocka, and what every test needs: temporary directories, model files, shared data. */
+/* tests/check.h - thin macros over cmocka, and what every test needs: temporary directories, model files,
+ * shared data. */
 #ifndef CAIRN_TESTS_CHECK_H
 #define CAIRN_TESTS_CHECK_H
 
@@ -14,74 +15,74 @@
 #include <cairn/base.h>
 #include <cmocka.h>
 
-#define CHECK(cond)                                                                                            \
-    do {                                                                                                       \
-        if (!(cond)) {                                                                                         \
-            print_error("%s:%d: not true: %s\n", __FILE__, __LINE__, #cond);                                   \
-            fail();                                                                                            \
-        }                                                                                                      \
+#define CHECK(cond)                                                                                          \
+    do {                                                                                                     \
+        if (!(cond)) {                                                                                       \
+            print_error("%s:%d: not true: %s\n", __FILE__, __LINE__, #cond);                                 \
+            fail();                                                                                          \
+        }                                                                                                    \
     } while (0)
-#define CHECK_I64_EQ(a, b)                                                                                     \
-    do {                                                                                                       \
-        int64_t a_ = (int64_t)(a), b_ = (int64_t)(b);                                                          \
-        if (a_ != b_) {                                                                                        \
-            print_error("%s:%d: %s = %lld, want %s = %lld\n", __FILE__, __LINE__, #a, (long long)a_, #b,       \
-                        (long long)b_);                                                                        \
-            fail();                                                                                            \
-        }                                                                                                      \
+#define CHECK_I64_EQ(a, b)                                                                                   \
+    do {                                                                                                     \
+        int64_t a_ = (int64_t)(a), b_ = (int64_t)(b);                                                        \
+        if (a_ != b_) {                                                                                      \
+            print_error("%s:%d: %s = %lld, want %s = %lld\n", __FILE__, __LINE__, #a, (long long)a_, #b,     \
+                        (long long)b_);                                                                      \
+            fail();                                                                                          \
+        }                                                                                                    \
     } while (0)
 #define CHECK_U64_EQ CHECK_I64_EQ
-#define CHECK_GE(a, b)                                                                                         \
-    do {                                                                                                       \
-        double a_ = (double)(a), b_ = (double)(b);                                                             \
-        if (!(a_ >= b_)) {                                                                                     \
-            print_error("%s:%d: %s = %.9g is not >= %s = %.9g\n", __FILE__, __LINE__, #a, a_, #b, b_);         \
-            fail();                                                                                            \
-        }                                                                                                      \
+#define CHECK_GE(a, b)                                                                                       \
+    do {                                                                                                     \
+        double a_ = (double)(a), b_ = (double)(b);                                                           \
+        if (!(a_ >= b_)) {                                                                                   \
+            print_error("%s:%d: %s = %.9g is not >= %s = %.9g\n", __FILE__, __LINE__, #a, a_, #b, b_);       \
+            fail();                                                                                          \
+        }                                                                                                    \
     } while (0)
 #define CHECK_LE(a, b) CHECK_GE(b, a)
-#define CHECK_NEAR(a, b, tol)                                                                                  \
-    do {                                                                                                       \
-        double a_ = (double)(a), b_ = (double)(b), d_ = a_ > b_ ? a_ - b_ : b_ - a_;                           \
-        if (!(d_ <= (double)(tol))) {                                                                          \
-            print_error("%s:%d: %s = %.9g, want %s = %.9g within %g\n", __FILE__, __LINE__, #a, a_, #b, b_,    \
-                        (double)(tol));                                                                        \
-            fail();                                                                                            \
-        }                                                                                                      \
+#define CHECK_NEAR(a, b, tol)                                                                                \
+    do {                                                                                                     \
+        double a_ = (double)(a), b_ = (double)(b), d_ = a_ > b_ ? a_ - b_ : b_ - a_;                         \
+        if (!(d_ <= (double)(tol))) {                                                                        \
+            print_error("%s:%d: %s = %.9g, want %s = %.9g within %g\n", __FILE__, __LINE__, #a, a_, #b, b_,  \
+                        (double)(tol));                                                                      \
+            fail();                                                                                          \
+        }                                                                                                    \
     } while (0)
-#define CHECK_STR_EQ(a, b)                                                                                     \
-    do {                                                                                                       \
-        const char *a_ = (a), *b_ = (b);                                                                       \
-        if (!a_ || !b_ || strcmp(a_, b_) != 0) {                                                               \
-            print_error("%s:%d: %s = \"%s\", want \"%s\"\n", __FILE__, __LINE__, #a, a_ ? a_ : "(null)",       \
-                        b_ ? b_ : "(null)");                                                                   \
-            fail();                                                                                            \
-        }                                                                                                      \
+#define CHECK_STR_EQ(a, b)                                                                                   \
+    do {                                                                                                     \
+        const char *a_ = (a), *b_ = (b);                                                                     \
+        if (!a_ || !b_ || strcmp(a_, b_) != 0) {                                                             \
+            print_error("%s:%d: %s = \"%s\", want \"%s\"\n", __FILE__, __LINE__, #a, a_ ? a_ : "(null)",     \
+                        b_ ? b_ : "(null)");                                                                 \
+            fail();                                                                                          \
+        }                                                                                                    \
     } while (0)
 /* The call may name `why`: a local struct cairn_why is declared by CHECK_OK's user as TEST_WHY. */
 #define TEST_WHY struct cairn_why why = {{0}}
-#define CHECK_OK(call)                                                                                         \
-    do {                                                                                                       \
-        enum cairn_err e_ = (call);                                                                            \
-        if (e_ != CAIRN_OK) {                                                                                  \
-            print_error("%s:%d: %s = %s: %s\n", __FILE__, __LINE__, #call, cairn_err_name(e_), why.text);      \
-            fail();                                                                                            \
-        }                                                                                                      \
+#define CHECK_OK(call)                                                                                       \
+    do {                                                                                                     \
+        enum cairn_err e_ = (call);                                                                          \
+        if (e_ != CAIRN_OK) {                                                                                \
+            print_error("%s:%d: %s = %s: %s\n", __FILE__, __LINE__, #call, cairn_err_name(e_), why.text);    \
+            fail();                                                                                          \
+        }                                                                                                    \
     } while (0)
 /* Fails with this code and says something. */
-#define CHECK_ERR(call, want)                                                                                  \
-    do {                                                                                                       \
-        why.text[0] = 0;                                                                                       \
-        enum cairn_err e_ = (call);                                                                            \
-        if (e_ != (want)) {                                                                                    \
-            print_error("%s:%d: %s = %s (%s), want %s\n", __FILE__, __LINE__, #call, cairn_err_name(e_),       \
-                        why.text, cairn_err_name(want));                                                       \
-            fail();                                                                                            \
-        }                                                                                                      \
-        if (!why.text[0]) {                                                                                    \
-            print_error("%s:%d: %s failed without a word\n", __FILE__, __LINE__, #call);                       \
-            fail();                                                                                            \
-        }                                                                                                      \
+#define CHECK_ERR(call, want)                                                                                \
+    do {                                                                                                     \
+        why.text[0] = 0;                                                                                     \
+        enum cairn_err e_ = (call);                                                                          \
+        if (e_ != (want)) {                                                                                  \
+            print_error("%s:%d: %s = %s (%s), want %s\n", __FILE__, __LINE__, #call, cairn_err_name(e_),     \
+                        why.text, cairn_err_name(want));                                                     \
+            fail();                                                                                          \
+        }                                                                                                    \
+        if (!why.text[0]) {                                                                                  \
+            print_error("%s:%d: %s failed without a word\n", __FILE__, __LINE__, #call);                     \
+            fail();                                                                                          \
+        }                                                                                                    \
     } while (0)
 #define TEST(f) cmocka_unit_test(f)
 #define UNUSED_STATE(state) (void)(state)
