@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
+#define WORD_BYTES_MAX 32u     /* looked at before a period: bounds the work on one */
 #define BRACKET_BYTES_MAX 300u /* a parenthesis open for longer than this no longer protects a period */
 
 static const char *const abbreviations[] = {
@@ -123,7 +124,7 @@ static bool closed_line(struct cairn_str t, size_t line)
 static bool period_ends(struct cairn_str t, size_t start, size_t i, size_t after)
 {
     size_t w = i;
-    while (w > start && (is_letter(t.p[w - 1]) || t.p[w - 1] == '.'))
+    while (w > start && i - w < WORD_BYTES_MAX && (is_letter(t.p[w - 1]) || t.p[w - 1] == '.'))
         w--;
     size_t len = i - w;
     size_t next = after;
@@ -135,7 +136,7 @@ static bool period_ends(struct cairn_str t, size_t start, size_t i, size_t after
         return false;
     if (len == 0) { /* "1." at the start of a list item */
         size_t d = i;
-        while (d > start && is_digit(t.p[d - 1]))
+        while (d > start && i - d < WORD_BYTES_MAX && is_digit(t.p[d - 1]))
             d--;
         return d != start || d == i;
     }
@@ -174,7 +175,8 @@ static size_t add(struct cairn_span *spans, size_t max, size_t n, struct cairn_s
 
 size_t cairn_sentences(struct cairn_str t, struct cairn_span *spans, size_t max)
 {
-    size_t n = 0, start = 0, line = 0, open_at = 0;
+    size_t n = 0, start = 0, open_at = 0;
+    bool closed = closed_line(t, 0);
     unsigned depth = 0;
     for (size_t i = 0; i < t.len;) {
         while (start < i && is_space(t.p[start]))
@@ -185,12 +187,12 @@ size_t cairn_sentences(struct cairn_str t, struct cairn_span *spans, size_t max)
             while (next < t.len && (t.p[next] == ' ' || t.p[next] == '\t' || t.p[next] == '\r'))
                 next++;
             bool blank = next >= t.len || t.p[next] == '\n';
-            if (blank || closed_line(t, line) || structural_line(t, i + 1)) {
+            if (blank || closed || structural_line(t, i + 1)) {
                 n = add(spans, max, n, t, start, i);
                 start = i + 1;
                 depth = 0;
             }
-            line = ++i;
+            closed = closed_line(t, ++i);
             continue;
         }
         if (c == '(') {
@@ -199,7 +201,7 @@ size_t cairn_sentences(struct cairn_str t, struct cairn_span *spans, size_t max)
         } else if (c == ')' && depth > 0) {
             depth--;
         }
-        size_t len = closed_line(t, line) ? 0 : terminator(t, i);
+        size_t len = closed ? 0 : terminator(t, i);
         if (len == 0) {
             i++;
             continue;
