@@ -90,7 +90,7 @@ static enum cairn_err take_tensor(struct model_file *f, const char *name, json_t
         return broken(why, "entries have dtype, shape and data_offsets", name,
                       "missing, more, or of another type");
     struct model_tensor *t = &f->tensors[f->n_tensors];
-    bool ours;
+    bool ours = false;
     size_t size = dtype_bytes(json_string_value(dtype), &t->type, &ours);
     bool is_index = name_len >= 12 && strcmp(name + name_len - 12, "position_ids") == 0;
     if (!size || (!ours && !is_index))
