@@ -1,2 +1,6 @@
 cairn_test(test_base SOURCES unit/test_base.c LABELS quick)
 cairn_test(test_text SOURCES unit/test_text.c LABELS quick)
+if(Python3_Interpreter_FOUND)
+    add_test(NAME rooms COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_rooms.py)
+    set_tests_properties(rooms PROPERTIES LABELS quick)
+endif()
