@@ -21,12 +21,13 @@ struct loader_passage {
 struct loader_document {
     char *title; /* first heading, <title>, or file name */
     char *text;  /* valid UTF-8. Markdown and plain text: the file itself (BOM dropped, CRLF kept); HTML: the visible text, tables as
-                    "cell | cell" rows, list items as "- item", headings as "# heading" lines */
+                    "cell | cell" rows, list items as "- item" ("3. item" in numbered lists), headings as "# heading" lines */
     size_t text_len;
     enum loader_format format;
     struct cairn_hash content_hash; /* of the source bytes */
     struct loader_passage *passages;
     size_t n_passages;
+    size_t n_invisible; /* zero-width, direction and tag characters: left out of HTML's text, still in that of other formats */
 };
 /* name is used for detection and as fallback title. Empty file, binary content, invalid UTF-8 (with the byte offset), too large: EINVAL / EFULL.
  * format LOADER_UNKNOWN: detect. config may be NULL. */
