@@ -1,0 +1,221 @@
+/* tokenizer_spm.c - SentencePiece-style BPE (Llama, Mistral): spaces become U+2581, one is put before the
+ * text, then of all neighbours whose concatenation is a token the pair with the highest score merges first,
+ * the leftmost of equals. Code points without a token become their byte tokens. Only normal and user-defined
+ * tokens can be formed: text never spells a control token. A heap and a linked list: n log n in the length of
+ * the text. */
+#include "tokenizer.h"
+
+#include <math.h>
+
+#define SPACE "\xe2\x96\x81"
+#define NONE UINT32_MAX
+
+struct symbol {
+    uint32_t at, len; /* bytes; len 0: merged away */
+    uint32_t prev, next;
+};
+struct pair {
+    float score;
+    uint32_t left, right, len;
+};
+struct work {
+    const struct tokenizer *t;
+    const char *bytes;
+    struct symbol *symbols;
+    struct pair *heap;
+    size_t n_heap, heap_cap;
+};
+
+static int32_t find_piece(const struct tokenizer *t, const char *p, size_t len)
+{
+    return len <= t->longest ? text_table_find(&t->by_piece, p, len, 0, token_name, t) : -1;
+}
+
+static bool before(const struct pair *a, const struct pair *b)
+{
+    return a->score != b->score ? a->score > b->score : a->left < b->left;
+}
+
+static bool push_pair(struct work *w, uint32_t left, uint32_t right)
+{
+    if (left == NONE || right == NONE)
+        return true;
+    uint32_t len = w->symbols[left].len + w->symbols[right].len;
+    int32_t id = find_piece(w->t, w->bytes + w->symbols[left].at, len);
+    if (id < 0)
+        return true;
+    if (w->n_heap == w->heap_cap) {
+        size_t cap = w->heap_cap ? w->heap_cap * 2 : 256;
+        struct pair *heap = cairn_reallocarray(w->heap, cap, sizeof *heap);
+        if (!heap)
+            return false;
+        w->heap = heap;
+        w->heap_cap = cap;
+    }
+    struct pair p = {w->t->scores[id], left, right, len};
+    size_t i = w->n_heap++;
+    for (; i > 0 && before(&p, &w->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
+    w->heap[i] = p;
+    return true;
+}
+
+static struct pair pop_pair(struct work *w)
+{
+    struct pair top = w->heap[0], last = w->heap[--w->n_heap];
+    size_t i = 0;
+    for (;;) {
+        size_t c = 2 * i + 1;
+        if (c >= w->n_heap)
+            break;
+        c += c + 1 < w->n_heap && before(&w->heap[c + 1], &w->heap[c]);
+        if (!before(&w->heap[c], &last))
+            break;
+        w->heap[i] = w->heap[c];
+        i = c;
+    }
+    w->heap[i] = last;
+    return top;
+}
+
+static bool merge_all(struct work *w, uint32_t n)
+{
+    struct symbol *s = w->symbols;
+    for (uint32_t i = 0; i + 1 < n; i++)
+        if (!push_pair(w, i, i + 1))
+            return false;
+    while (w->n_heap > 0) {
+        struct pair p = pop_pair(w);
+        if (!s[p.left].len || !s[p.right].len || s[p.left].len + s[p.right].len != p.len)
+            continue; /* one side has grown or gone since */
+        s[p.left].len = p.len;
+        s[p.right].len = 0;
+        s[p.left].next = s[p.right].next;
+        if (s[p.right].next != NONE)
+            s[s[p.right].next].prev = p.left;
+        if (!push_pair(w, s[p.left].prev, p.left) || !push_pair(w, p.left, s[p.left].next))
+            return false;
+    }
+    return true;
+}
+
+static void put_symbol(const struct work *w, const struct symbol *s, struct id_list *l)
+{
+    int32_t id = find_piece(w->t, w->bytes + s->at, s->len);
+    if (id >= 0) {
+        ids_put(l, id);
+        return;
+    }
+    for (uint32_t i = 0; i < s->len; i++) {
+        id = w->t->bytes[(uint8_t)w->bytes[s->at + i]];
+        if (id < 0)
+            id = w->t->unk;
+        if (id >= 0)
+            ids_put(l, id);
+    }
+}
+
+enum cairn_err spm_encode(const struct tokenizer *t, struct cairn_str text, struct id_list *l,
+                          struct cairn_why *why)
+{
+    size_t len = 0, n = 0;
+    char *bytes = cairn_malloc(text.len * 3 + 3); /* a space becomes three bytes */
+    struct work w = {.t = t, .bytes = bytes};
+    w.symbols = cairn_reallocarray(NULL, text.len + 1, sizeof *w.symbols);
+    bool ok = bytes && w.symbols;
+    for (size_t i = 0, step; ok && i < text.len + t->space_prefix; i += step) {
+        size_t at = i - t->space_prefix; /* in the text; before it for the prefix */
+        uint32_t start = (uint32_t)len, cp;
+        step = 1;
+        if ((t->space_prefix && i == 0) || text.p[at] == ' ') {
+            memcpy(bytes + len, SPACE, 3);
+            len += 3;
+        } else {
+            step = cairn_utf8_next(text.p + at, text.len - at, &cp);
+            step += step == 0; /* a stray byte stands alone */
+            memcpy(bytes + len, text.p + at, step);
+            len += step;
+        }
+        w.symbols[n] =
+            (struct symbol){start, (uint32_t)len - start, n ? (uint32_t)n - 1 : NONE, (uint32_t)n + 1};
+        n++;
+    }
+    if (ok) {
+        w.symbols[n - 1].next = NONE; /* the text is not empty, so neither is this */
+        ok = merge_all(&w, (uint32_t)n);
+    }
+    for (uint32_t i = 0; ok && i != NONE; i = w.symbols[i].next)
+        put_symbol(&w, &w.symbols[i], l);
+    cairn_free(bytes);
+    cairn_free(w.symbols);
+    cairn_free(w.heap);
+    return ok && !l->failed ? CAIRN_OK : tokenizer_out_of_memory(why);
+}
+
+/* ---- building
+ * -------------------------------------------------------------------------------------------------------------
+ */
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
+}
+
+/* The byte of "<0xNN>", or -1. */
+static int byte_of_name(struct cairn_str s)
+{
+    if (s.len != 6 || memcmp(s.p, "<0x", 3) != 0 || s.p[5] != '>')
+        return -1;
+    int hi = hex_digit(s.p[3]), lo = hex_digit(s.p[4]);
+    return hi < 0 || lo < 0 ? -1 : hi * 16 + lo;
+}
+
+enum cairn_err spm_build(struct tokenizer *t, const struct model_file *f, struct cairn_why *why)
+{
+    size_t n = model_file_array_len(f, "tokenizer.ggml.scores");
+    if (n != t->n)
+        return cairn_fail(
+            why, CAIRN_ECORRUPT,
+            "there are as many scores as tokens: tokenizer.ggml.scores has %zu for %zu; fetch the file again",
+            n, t->n);
+    t->scores = cairn_arena_alloc(t->arena, n * sizeof *t->scores);
+    t->pieces = cairn_arena_alloc(t->arena, t->name_at[t->n] + 1);
+    t->piece_at = cairn_arena_alloc(t->arena, (t->n + 1) * sizeof *t->piece_at);
+    if (!t->scores || !t->pieces || !t->piece_at)
+        return tokenizer_out_of_memory(why);
+    enum cairn_err err = text_table_init(&t->by_piece, t->arena, n, why);
+    size_t at = 0;
+    for (size_t i = 0; i < n && !err; i++) {
+        double score;
+        struct cairn_str s = token_name(t, (int32_t)i);
+        if (!model_file_array_float(f, "tokenizer.ggml.scores", i, &score) || !isfinite(score))
+            return cairn_fail(
+                why, CAIRN_ECORRUPT,
+                "scores are finite floats: tokenizer.ggml.scores[%zu] is not; fetch the file again", i);
+        t->scores[i] = (float)score;
+        if (t->types[i] == TOKEN_BYTE) {
+            int b = byte_of_name(s);
+            if (b < 0)
+                return cairn_fail(
+                    why, CAIRN_ECORRUPT,
+                    "byte tokens read <0xNN>: tokenizer.ggml.tokens[%zu] does not; fetch the file again", i);
+            t->bytes[b] = (int32_t)i;
+            t->pieces[at++] = (char)b;
+        } else {
+            for (size_t k = 0; k < s.len;) {
+                bool space = s.len - k >= 3 && memcmp(s.p + k, SPACE, 3) == 0;
+                t->pieces[at++] = space ? ' ' : s.p[k];
+                k += space ? 3 : 1;
+            }
+        }
+        t->piece_at[i + 1] = (uint32_t)at;
+        if (s.len > 0 && (t->types[i] == TOKEN_NORMAL || t->types[i] == TOKEN_USER)) {
+            text_table_put(&t->by_piece, s.p, s.len, 0, (int32_t)i, token_name, t);
+            t->longest = s.len > t->longest ? s.len : t->longest;
+        }
+    }
+    return err;
+}
