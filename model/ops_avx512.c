@@ -1,0 +1,592 @@
+/* ops_avx512.c - AVX-512 with VNNI: integer products, float32 in and out.
+ *
+ * Many rows. Activations and weights become 16-bit integers with one float scale per run of 128, and vpdpwssd does 32
+ * multiply-adds an instruction, twice the rate of float FMA. Activations are rounded to |a| <= ACT_MAX (14 bits); a run
+ * of weights is scaled so that the sum of its |w| times ACT_MAX stays below 2^31, so no sum can overflow whatever the
+ * file holds; that leaves about 12 bits for usual weights. Both roundings together: about 1.5e-4 of a row's norm.
+ *   activations: tiles of 12 rows, [tile][run][pair 0..63][row 0..11] as pairs of int16, scales [tile][run][12]
+ *   weights:     struct wrun, 32 outputs x 128 inputs, [pair][output] as pairs of int16
+ * 24 accumulators (12 rows x 2 vectors of 16 outputs) stay in registers over a run; a run of weights (8 KiB) stays in the
+ * first-level cache for all rows.
+ *
+ * Few rows. The weights stay as the file has them and are unpacked in registers to unsigned bytes; activations are two
+ * planes of bytes, a = 128 * high + low, 15 bits against a scale per 256, and vpdpbusd multiplies both. What the offset
+ * of a type (the -8 of Q4_0, the min of Q4_K) adds is taken from sums of the activations. This is bound by memory. */
+#include "ops.h"
+
+#include "quant_rows.h"
+
+#include <immintrin.h>
+#include <pthread.h>
+#include <string.h>
+
+enum { V = 16 };
+typedef __m512 vf;
+static inline vf vf_set(float x) { return _mm512_set1_ps(x); }
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+static inline __mmask16 vf_mask(size_t n) { return (__mmask16)((1u << n) - 1); }
+static inline vf vf_load_n(const float *p, size_t n) { return _mm512_maskz_loadu_ps(vf_mask(n), p); }
+static inline void vf_store_n(float *p, size_t n, vf x) { _mm512_mask_storeu_ps(p, vf_mask(n), x); }
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+static inline vf vf_copysign(vf a, vf sign)
+{
+    __m512i m = _mm512_set1_epi32((int)0x80000000u);
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(m, _mm512_castps_si512(sign), _mm512_castps_si512(a), 0xca));
+}
+static inline vf vf_scale2(vf p, vf n) { return _mm512_scalef_ps(p, n); }
+static inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
+static inline float vf_top(vf a) { return _mm512_reduce_max_ps(a); }
+#include "ops_simd.h"
+
+enum {
+    RUN = 128,     /* inputs that share a scale, many rows */
+    PAIRS = 64,    /* RUN / 2 */
+    TILE = 12,     /* rows in registers */
+    WIDE = 256,    /* inputs that share a scale, few rows */
+    ACT_MAX = 8191 /* many rows */
+};
+/* floor((2^31 - 1) / ACT_MAX) is 262176; each of 128 roundings may add a half, and float sums a little. */
+#define WEIGHT_SUM_MAX 262000.0f
+#define WEIGHT_MAX 32000.0f
+
+struct wrun {
+    float scale[OPS_PANEL];
+    int32_t pair[PAIRS][OPS_PANEL];
+};
+/* One row of activations in the few-rows form; all pointers into the shared scratch. */
+struct planes {
+    const int8_t *high, *low;   /* [k rounded up to WIDE], zero past k */
+    const float *scale;         /* per WIDE */
+    const float *sum16, *sum32; /* sums of the rounded values over 16 and 32 inputs, scaled */
+};
+
+static inline size_t runs_of(size_t k) { return (k + RUN - 1) / RUN; }
+static inline size_t wide_of(size_t k) { return (k + WIDE - 1) / WIDE; }
+static inline size_t tile_bytes(size_t k) { return runs_of(k) * (PAIRS * TILE * 4 + 64); }
+static inline size_t plane_bytes(size_t k) { return wide_of(k) * (2 * WIDE + 4 + 64 + 32 + 28); }
+
+static size_t shared_bytes(size_t rows, size_t k)
+{
+    size_t many = (rows + TILE - 1) / TILE * tile_bytes(k), few = OPS_ROWS_FEW * plane_bytes(k);
+    return many > few ? many : few;
+}
+enum { UNPACK_RUNS = 2 }; /* a superblock of 256 at a time */
+static size_t worker_bytes(size_t rows, size_t k)
+{
+    (void)rows;
+    (void)k;
+    return UNPACK_RUNS * sizeof(struct wrun) + (size_t)OPS_ROW_CHUNK * OPS_PANEL * sizeof(float);
+}
+
+static struct planes planes_at(const struct compute *c, size_t k, size_t row)
+{
+    char *p = c->shared + row * plane_bytes(k);
+    size_t wide = wide_of(k);
+    struct planes a;
+    a.high = (const int8_t *)p;
+    a.low = a.high + wide * WIDE;
+    a.sum16 = (const float *)(const void *)(a.low + wide * WIDE);
+    a.sum32 = a.sum16 + wide * 16;
+    a.scale = a.sum32 + wide * 8;
+    return a;
+}
+
+/* Sum of 16 runs' lanes that is NaN when any value is not finite, else 0: a scale made with it carries NaN along. */
+static void planes_make(const struct compute *c, const float *x, size_t k, size_t row)
+{
+    struct planes a = planes_at(c, k, row);
+    int8_t *high = (int8_t *)(uintptr_t)a.high, *low = (int8_t *)(uintptr_t)a.low;
+    float *sum16 = (float *)(uintptr_t)a.sum16, *sum32 = (float *)(uintptr_t)a.sum32, *scale = (float *)(uintptr_t)a.scale;
+    for (size_t b = 0; b < wide_of(k); b++) {
+        vf v[16], max = vf_set(0.0f), bad = vf_set(0.0f);
+        for (size_t u = 0; u < 16; u++) {
+            size_t at = b * WIDE + u * 16, left = at >= k ? 0 : k - at < 16 ? k - at : 16;
+            v[u] = vf_load_n(x + (left ? at : 0), left);
+            max = vf_max(max, vf_abs(v[u]));
+            bad = vf_fma(v[u], vf_set(0.0f), bad);
+        }
+        float top = vf_top(max), s = top * (1.0f / 16383.0f), inverse = s > 0 ? 1.0f / s : 0.0f;
+        s += vf_sum(bad);
+        scale[b] = s;
+        for (size_t u = 0; u < 16; u++) {
+            __m512i q = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
+            _mm_storeu_si128((__m128i *)(void *)(high + b * WIDE + u * 16), _mm512_cvtepi32_epi8(_mm512_srai_epi32(q, 7)));
+            _mm_storeu_si128((__m128i *)(void *)(low + b * WIDE + u * 16),
+                             _mm512_cvtepi32_epi8(_mm512_and_si512(q, _mm512_set1_epi32(127))));
+            sum16[b * 16 + u] = (float)_mm512_reduce_add_epi32(q) * s;
+        }
+        for (size_t u = 0; u < 8; u++)
+            sum32[b * 8 + u] = sum16[b * 16 + 2 * u] + sum16[b * 16 + 2 * u + 1];
+    }
+}
+
+static void tile_make(const struct compute *c, const float *x, size_t k, size_t row)
+{
+    char *tile = c->shared + row / TILE * tile_bytes(k);
+    float *scales = (float *)(void *)(tile + runs_of(k) * PAIRS * TILE * 4) + row % TILE;
+    for (size_t b = 0; b < runs_of(k); b++) {
+        vf v[8], max = vf_set(0.0f), bad = vf_set(0.0f);
+        for (size_t u = 0; u < 8; u++) {
+            size_t at = b * RUN + u * 16, left = at >= k ? 0 : k - at < 16 ? k - at : 16;
+            v[u] = vf_load_n(x + (left ? at : 0), left);
+            max = vf_max(max, vf_abs(v[u]));
+            bad = vf_fma(v[u], vf_set(0.0f), bad);
+        }
+        float s = vf_top(max) * (1.0f / ACT_MAX), inverse = s > 0 ? 1.0f / s : 0.0f;
+        scales[b * 16] = s + vf_sum(bad);
+        int32_t pairs[PAIRS];
+        for (size_t u = 0; u < 8; u++) {
+            __m512i q = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
+            _mm256_storeu_si256((__m256i *)(void *)(pairs + u * 8), _mm512_cvtepi32_epi16(q));
+        }
+        int32_t *out = (int32_t *)(void *)tile + b * PAIRS * TILE + row % TILE;
+        for (size_t p = 0; p < PAIRS; p++)
+            out[p * TILE] = pairs[p];
+    }
+}
+
+static void prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end, bool packed)
+{
+    for (size_t r = begin; r < end; r++)
+        if (rows < OPS_ROWS_FEW && !packed)
+            planes_make(c, x + r * k, k, r);
+        else
+            tile_make(c, x + r * k, k, r);
+}
+
+/* ---- many rows -------------------------------------------------------------------------------------------------- */
+
+static inline void transpose16(const int32_t *in, size_t in_ld, int32_t *out, size_t out_ld)
+{
+    __m512i a[16], b[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        a[i] = _mm512_loadu_si512(in + (size_t)i * in_ld);
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m512i p = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88), q = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+        __m512i r = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88), s = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+        _mm512_storeu_si512(out + (size_t)i * out_ld, _mm512_shuffle_i32x4(p, r, 0x88));
+        _mm512_storeu_si512(out + (size_t)(i + 4) * out_ld, _mm512_shuffle_i32x4(q, s, 0x88));
+        _mm512_storeu_si512(out + (size_t)(i + 8) * out_ld, _mm512_shuffle_i32x4(p, r, 0xdd));
+        _mm512_storeu_si512(out + (size_t)(i + 12) * out_ld, _mm512_shuffle_i32x4(q, s, 0xdd));
+    }
+}
+
+/* Outputs [n0, n1) x inputs [from, from + n) into runs; n <= UNPACK_RUNS * RUN. Missing outputs and inputs are zero. */
+static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, size_t n, struct wrun *out)
+{
+    int16_t q[OPS_PANEL][RUN * UNPACK_RUNS];
+    float dense[RUN * UNPACK_RUNS];
+    size_t runs = runs_of(n), skip = tensor_type_bytes(w->type, from);
+    for (size_t o = 0; o < OPS_PANEL; o++) {
+        if (n0 + o >= n1) {
+            memset(q[o], 0, sizeof q[o]);
+            for (size_t b = 0; b < runs; b++)
+                out[b].scale[o] = 0.0f;
+            continue;
+        }
+        quant_row(w->type, w->bytes + (n0 + o) * w->row_bytes + skip, dense, n);
+        for (size_t i = n; i < runs * RUN; i++)
+            dense[i] = 0.0f;
+        for (size_t b = 0; b < runs; b++) {
+            vf v[8], max = vf_set(0.0f), sum = vf_set(0.0f);
+#pragma GCC unroll 8
+            for (size_t u = 0; u < 8; u++) {
+                v[u] = vf_load(dense + b * RUN + u * 16);
+                vf a = vf_abs(v[u]);
+                max = vf_max(max, a);
+                sum = vf_add(sum, a);
+            }
+            /* an infinite or NaN weight makes the sum, and so the scale, not finite */
+            float by_sum = vf_sum(sum) * (1.0f / WEIGHT_SUM_MAX), by_max = vf_top(max) * (1.0f / WEIGHT_MAX);
+            float s = by_sum > by_max ? by_sum : by_sum == by_sum ? by_max : by_sum, inverse = s > 0 ? 1.0f / s : 0.0f;
+            out[b].scale[o] = s;
+#pragma GCC unroll 8
+            for (size_t u = 0; u < 8; u++) {
+                __m512i i32 = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
+                _mm256_storeu_si256((__m256i *)(void *)(q[o] + b * RUN + u * 16), _mm512_cvtepi32_epi16(i32));
+            }
+        }
+    }
+    for (size_t b = 0; b < runs; b++)
+        for (size_t o = 0; o < OPS_PANEL; o += 16)
+            for (size_t p = 0; p < PAIRS; p += 16)
+                transpose16((const int32_t *)(const void *)(q[o] + b * RUN + 2 * p), RUN * UNPACK_RUNS / 2, &out[b].pair[p][o],
+                            OPS_PANEL);
+}
+
+static inline __attribute__((always_inline)) void tile_run(const int32_t *a, const struct wrun *w, size_t pairs,
+                                                           const float *scales, float *sums, unsigned rows)
+{
+    __m512i acc[TILE][2];
+#pragma GCC unroll 12
+    for (unsigned r = 0; r < rows; r++)
+        acc[r][0] = acc[r][1] = _mm512_setzero_si512();
+    for (size_t p = 0; p < pairs; p++, a += TILE) {
+        __m512i w0 = _mm512_loadu_si512(w->pair[p]), w1 = _mm512_loadu_si512(w->pair[p] + 16);
+#pragma GCC unroll 12
+        for (unsigned r = 0; r < rows; r++) {
+            __m512i x = _mm512_set1_epi32(a[r]);
+            acc[r][0] = _mm512_dpwssd_epi32(acc[r][0], x, w0);
+            acc[r][1] = _mm512_dpwssd_epi32(acc[r][1], x, w1);
+        }
+    }
+    vf s0 = vf_load(w->scale), s1 = vf_load(w->scale + 16);
+#pragma GCC unroll 12
+    for (unsigned r = 0; r < rows; r++) {
+        vf s = vf_set(scales[r]);
+        float *y = sums + r * OPS_PANEL;
+        vf_store(y, vf_fma(_mm512_cvtepi32_ps(acc[r][0]), vf_mul(s, s0), vf_load(y)));
+        vf_store(y + 16, vf_fma(_mm512_cvtepi32_ps(acc[r][1]), vf_mul(s, s1), vf_load(y + 16)));
+    }
+}
+
+#define TILE_CASE(n)                                                                                         \
+    case n:                                                                                                  \
+        tile_run(a, w, pairs, scales, sums, n);                                                              \
+        break
+static void tile_any(const int32_t *a, const struct wrun *w, size_t pairs, const float *scales, float *sums, size_t rows)
+{
+    switch (rows) {
+        TILE_CASE(1);
+        TILE_CASE(2);
+        TILE_CASE(3);
+        TILE_CASE(4);
+        TILE_CASE(5);
+        TILE_CASE(6);
+        TILE_CASE(7);
+        TILE_CASE(8);
+        TILE_CASE(9);
+        TILE_CASE(10);
+        TILE_CASE(11);
+    default:
+        tile_run(a, w, pairs, scales, sums, TILE);
+        break;
+    }
+}
+
+static void panel_many(const struct compute *c, const struct matmul_job *job, size_t n0, size_t n1, size_t r0, size_t r1,
+                       void *scratch)
+{
+    const struct weight *w = job->w;
+    size_t k = w->k, runs = runs_of(k);
+    struct wrun *own = scratch;
+    float *sums = (float *)(void *)((char *)scratch + UNPACK_RUNS * sizeof(struct wrun));
+    memset(sums, 0, (r1 - r0) * OPS_PANEL * sizeof *sums);
+    for (size_t b = 0; b < runs; b++) {
+        size_t left = k - b * RUN < RUN ? k - b * RUN : RUN;
+        const struct wrun *run;
+        if (w->packed) {
+            run = (const struct wrun *)w->packed + n0 / OPS_PANEL * runs + b;
+        } else {
+            if (b % UNPACK_RUNS == 0)
+                unpack(w, n0, n1, b * RUN, k - b * RUN < UNPACK_RUNS * RUN ? k - b * RUN : UNPACK_RUNS * RUN, own);
+            run = own + b % UNPACK_RUNS;
+        }
+        for (size_t r = r0; r < r1; r += TILE) {
+            const char *tile = c->shared + r / TILE * tile_bytes(k);
+            const float *scales = (const float *)(const void *)(tile + runs * PAIRS * TILE * 4) + b * 16;
+            tile_any((const int32_t *)(const void *)tile + b * PAIRS * TILE, run, (left + 1) / 2, scales,
+                     sums + (r - r0) * OPS_PANEL, r1 - r);
+        }
+    }
+    for (size_t r = r0; r < r1; r++)
+        ops_finish(c->ops, job, sums + (r - r0) * OPS_PANEL, r, n0, n1);
+}
+
+static bool pack(struct weight *w)
+{
+    size_t runs = runs_of(w->k), panels = (w->n + OPS_PANEL - 1) / OPS_PANEL;
+    struct wrun *out = cairn_aligned(64, panels * runs * sizeof *out);
+    if (!out)
+        return false;
+    for (size_t p = 0; p < panels; p++)
+        for (size_t b = 0; b < runs; b += UNPACK_RUNS) {
+            size_t n0 = p * OPS_PANEL, n1 = n0 + OPS_PANEL < w->n ? n0 + OPS_PANEL : w->n, from = b * RUN;
+            unpack(w, n0, n1, from, w->k - from < UNPACK_RUNS * RUN ? w->k - from : UNPACK_RUNS * RUN, out + p * runs + b);
+        }
+    w->packed = out;
+    return true;
+}
+
+/* ---- few rows --------------------------------------------------------------------------------------------------- */
+
+static inline __m512i bytes_at(const int8_t *p) { return _mm512_loadu_si512(p); }
+/* 64 unsigned weights times 64 activations: 16 sums of 4. At most 255 * 4 * 2^14 in size. */
+static inline vf dot64(__m512i q, const struct planes *a, size_t at)
+{
+    __m512i s = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, bytes_at(a->high + at));
+    s = _mm512_dpbusd_epi32(_mm512_slli_epi32(s, 7), q, bytes_at(a->low + at));
+    return _mm512_cvtepi32_ps(s);
+}
+static inline __m512i pair256(__m256i low, __m256i high)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+static inline __m256i load256(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+static inline __m512i low_bits(__m512i x, int mask) { return _mm512_and_si512(x, _mm512_set1_epi8((char)mask)); }
+
+/* Lane numbers that spread scale j over the lanes of its run: 8 lanes a run of 32, 4 a run of 16. */
+static inline __m512i spread8(int j)
+{
+    return _mm512_setr_epi32(j, j, j, j, j, j, j, j, j + 1, j + 1, j + 1, j + 1, j + 1, j + 1, j + 1, j + 1);
+}
+static inline __m512i spread4(int j)
+{
+    return _mm512_setr_epi32(j, j, j, j, j + 1, j + 1, j + 1, j + 1, j + 2, j + 2, j + 2, j + 2, j + 3, j + 3, j + 3, j + 3);
+}
+
+struct k_scales {
+    vf scale;
+    __m256 min;
+};
+static inline struct k_scales k_scales(const uint8_t *s)
+{
+    uint32_t s0 = quant_u32(s), s1 = quant_u32(s + 4), s2 = quant_u32(s + 8);
+    uint32_t scale1 = (s2 & 0x0f0f0f0fu) | (s0 >> 6 & 0x03030303u) << 4;
+    uint32_t min1 = (s2 >> 4 & 0x0f0f0f0fu) | (s1 >> 6 & 0x03030303u) << 4;
+    uint64_t scale = (s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32, min = (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32;
+    struct k_scales k;
+    k.scale = _mm512_castps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)scale))));
+    k.min = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)min)));
+    return k;
+}
+
+static float dot_q4_k(const uint8_t *w, const struct planes *a, size_t k)
+{
+    vf acc = vf_set(0.0f);
+    __m256 mins = _mm256_setzero_ps();
+    for (size_t b = 0; b < k / QK_K; b++, w += Q4_K_BYTES) {
+        struct k_scales s = k_scales(w + 4);
+        vf sum = vf_set(0.0f);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            __m256i v = load256(w + 16 + 32 * i);
+            __m512i q = low_bits(pair256(v, _mm256_srli_epi16(v, 4)), 15);
+            sum = vf_fma(dot64(q, a, b * WIDE + 64 * (size_t)i), _mm512_permutexvar_ps(spread8(2 * i), s.scale), sum);
+        }
+        float d = quant_f16(quant_u16(w)), dmin = quant_f16(quant_u16(w + 2));
+        acc = vf_fma(sum, vf_set(d * a->scale[b]), acc);
+        mins = _mm256_fmadd_ps(_mm256_mul_ps(s.min, _mm256_set1_ps(dmin)), _mm256_loadu_ps(a->sum32 + b * 8), mins);
+    }
+    return vf_sum(vf_sub(acc, _mm512_zextps256_ps512(mins)));
+}
+
+static float dot_q5_k(const uint8_t *w, const struct planes *a, size_t k)
+{
+    vf acc = vf_set(0.0f);
+    __m256 mins = _mm256_setzero_ps();
+    for (size_t b = 0; b < k / QK_K; b++, w += Q5_K_BYTES) {
+        struct k_scales s = k_scales(w + 4);
+        vf sum = vf_set(0.0f);
+        __m256i h = load256(w + 16);
+        /* bits 2i and 2i + 1 of h belong to runs 2i and 2i + 1: keep [h, h >> 1] and shift by two each time */
+        __m512i high = pair256(h, _mm256_srli_epi16(h, 1));
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            __m256i v = load256(w + 48 + 32 * i);
+            __m512i fifth = low_bits(_mm512_srli_epi16(high, (unsigned)(2 * i)), 1);
+            __m512i q = _mm512_or_si512(low_bits(pair256(v, _mm256_srli_epi16(v, 4)), 15), _mm512_slli_epi16(fifth, 4));
+            sum = vf_fma(dot64(q, a, b * WIDE + 64 * (size_t)i), _mm512_permutexvar_ps(spread8(2 * i), s.scale), sum);
+        }
+        float d = quant_f16(quant_u16(w)), dmin = quant_f16(quant_u16(w + 2));
+        acc = vf_fma(sum, vf_set(d * a->scale[b]), acc);
+        mins = _mm256_fmadd_ps(_mm256_mul_ps(s.min, _mm256_set1_ps(dmin)), _mm256_loadu_ps(a->sum32 + b * 8), mins);
+    }
+    return vf_sum(vf_sub(acc, _mm512_zextps256_ps512(mins)));
+}
+
+static float dot_q6_k(const uint8_t *w, const struct planes *a, size_t k)
+{
+    vf acc = vf_set(0.0f), offsets = vf_set(0.0f);
+    for (size_t b = 0; b < k / QK_K; b++, w += Q6_K_BYTES) {
+        vf scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w + 192))));
+        vf sum = vf_set(0.0f);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            __m512i low = _mm512_loadu_si512(w + 64 * half);
+            __m256i h = load256(w + 128 + 32 * half);
+            __m512i high = pair256(h, _mm256_srli_epi16(h, 2));
+            __m512i q0 = _mm512_or_si512(low_bits(low, 15), low_bits(_mm512_slli_epi16(high, 4), 0x30));
+            __m512i q1 = _mm512_or_si512(low_bits(_mm512_srli_epi16(low, 4), 15), low_bits(high, 0x30));
+            size_t at = b * WIDE + 128 * (size_t)half;
+            sum = vf_fma(dot64(q0, a, at), _mm512_permutexvar_ps(spread4(8 * half), scale), sum);
+            sum = vf_fma(dot64(q1, a, at + 64), _mm512_permutexvar_ps(spread4(8 * half + 4), scale), sum);
+        }
+        float d = quant_f16(quant_u16(w + 208));
+        acc = vf_fma(sum, vf_set(d * a->scale[b]), acc);
+        offsets = vf_fma(vf_mul(scale, vf_set(32.0f * d)), vf_load(a->sum16 + b * 16), offsets);
+    }
+    return vf_sum(vf_sub(acc, offsets));
+}
+
+/* The types of 32: two blocks make one vector. The second may be missing at the end of a row: then it counts zero. */
+static inline __m256i nibbles(const uint8_t *p)
+{
+    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), _mm256_set1_epi8(15));
+}
+static inline __m256i fifths(const uint8_t *p)
+{
+    return _mm256_maskz_set1_epi8((__mmask32)quant_u32(p), 16);
+}
+static inline __attribute__((always_inline)) float dot_32(const uint8_t *w, const struct planes *a, size_t k,
+                                                          enum tensor_type type, size_t size)
+{
+    vf acc = vf_set(0.0f);
+    float offsets = 0.0f;
+    size_t blocks = k / QK;
+    for (size_t b = 0; b < blocks; b += 2) {
+        const uint8_t *p[2] = {w + b * size, w + (b + 1 < blocks ? b + 1 : b) * size};
+        float d[2], m[2];
+        __m256i q[2];
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            d[i] = quant_f16(quant_u16(p[i]));
+            switch (type) {
+            case TENSOR_Q4_0:
+                q[i] = nibbles(p[i] + 2);
+                m[i] = -8.0f * d[i];
+                break;
+            case TENSOR_Q4_1:
+                q[i] = nibbles(p[i] + 4);
+                m[i] = quant_f16(quant_u16(p[i] + 2));
+                break;
+            case TENSOR_Q5_0:
+                q[i] = _mm256_or_si256(nibbles(p[i] + 6), fifths(p[i] + 2));
+                m[i] = -16.0f * d[i];
+                break;
+            case TENSOR_Q5_1:
+                q[i] = _mm256_or_si256(nibbles(p[i] + 8), fifths(p[i] + 4));
+                m[i] = quant_f16(quant_u16(p[i] + 2));
+                break;
+            default: /* Q8_0: the sign bit turned over adds 128 */
+                q[i] = _mm256_xor_si256(load256(p[i] + 2), _mm256_set1_epi8((char)0x80));
+                m[i] = -128.0f * d[i];
+                break;
+            }
+        }
+        if (b + 1 == blocks)
+            d[1] = m[1] = 0.0f;
+        float s = a->scale[b / 8];
+        vf scale = _mm512_insertf32x8(_mm512_set1_ps(d[0] * s), _mm256_set1_ps(d[1] * s), 1);
+        acc = vf_fma(dot64(pair256(q[0], q[1]), a, b * QK), scale, acc);
+        offsets += m[0] * a->sum32[b] + m[1] * a->sum32[b + 1];
+    }
+    return vf_sum(acc) + offsets;
+}
+
+static float dot_float(enum tensor_type t, const uint8_t *w, const float *x, size_t k)
+{
+    vf acc = vf_set(0.0f);
+    for (size_t i = 0; i < k; i += V) {
+        size_t left = k - i < V ? k - i : V;
+        __mmask16 m = vf_mask(left);
+        vf v;
+        if (t == TENSOR_F32)
+            v = _mm512_maskz_loadu_ps(m, w + 4 * i);
+        else if (t == TENSOR_F16)
+            v = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, w + 2 * i));
+        else
+            v = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, w + 2 * i)), 16));
+        acc = vf_fma(v, vf_load_n(x + i, left), acc);
+    }
+    return vf_sum(acc);
+}
+
+static float dot_row(const struct weight *w, const uint8_t *row, const struct planes *a, const float *x)
+{
+    switch (w->type) {
+    case TENSOR_Q4_K:
+        return dot_q4_k(row, a, w->k);
+    case TENSOR_Q5_K:
+        return dot_q5_k(row, a, w->k);
+    case TENSOR_Q6_K:
+        return dot_q6_k(row, a, w->k);
+    case TENSOR_Q4_0:
+        return dot_32(row, a, w->k, TENSOR_Q4_0, Q4_0_BYTES);
+    case TENSOR_Q4_1:
+        return dot_32(row, a, w->k, TENSOR_Q4_1, Q4_1_BYTES);
+    case TENSOR_Q5_0:
+        return dot_32(row, a, w->k, TENSOR_Q5_0, Q5_0_BYTES);
+    case TENSOR_Q5_1:
+        return dot_32(row, a, w->k, TENSOR_Q5_1, Q5_1_BYTES);
+    case TENSOR_Q8_0:
+        return dot_32(row, a, w->k, TENSOR_Q8_0, Q8_0_BYTES);
+    case TENSOR_F32:
+    case TENSOR_F16:
+    case TENSOR_BF16:
+        break;
+    }
+    return dot_float(w->type, row, x, w->k);
+}
+
+static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows, size_t n0, size_t n1,
+                  size_t r0, size_t r1, void *scratch)
+{
+    const struct weight *w = job->w;
+    if (rows >= OPS_ROWS_FEW || w->packed) {
+        panel_many(c, job, n0, n1, r0, r1, scratch);
+        return;
+    }
+    float *sums = scratch;
+    struct planes a[OPS_ROWS_FEW];
+    for (size_t r = r0; r < r1; r++)
+        a[r] = planes_at(c, w->k, r);
+    for (size_t o = n0; o < n1; o++)
+        for (size_t r = r0; r < r1; r++)
+            sums[r * OPS_PANEL + o - n0] = dot_row(w, w->bytes + o * w->row_bytes, &a[r], x + r * w->k);
+    for (size_t r = r0; r < r1; r++)
+        ops_finish(c->ops, job, sums + r * OPS_PANEL, r, n0, n1);
+}
+
+static struct ops table;
+static void fill(void)
+{
+    table = ops_scalar;
+    table.name = "avx512";
+    table.shared_bytes = shared_bytes;
+    table.worker_bytes = worker_bytes;
+    table.prepare = prepare;
+    table.panel = panel;
+    table.pack = pack;
+    table.attend = simd_attend;
+    table.rmsnorm = simd_rmsnorm;
+    table.layernorm = simd_layernorm;
+    table.swiglu = simd_swiglu;
+    table.gelu = simd_gelu;
+    table.add = simd_add;
+}
+
+const struct ops *ops_avx512(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("fma") ||
+        !__builtin_cpu_supports("f16c"))
+        return NULL;
+    pthread_once(&once, fill);
+    return &table;
+}

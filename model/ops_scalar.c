@@ -1,0 +1,131 @@
+/* ops_scalar.c - the reference of every operation, in the plainest form; sums in double where they are long. */
+#include "ops.h"
+
+#include "quant_rows.h"
+
+#include <math.h>
+#include <string.h>
+
+static size_t no_bytes(size_t rows, size_t k)
+{
+    (void)rows;
+    (void)k;
+    return 0;
+}
+static size_t worker_bytes(size_t rows, size_t k)
+{
+    (void)rows;
+    return (k + OPS_PANEL) * sizeof(float);
+}
+
+static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows, size_t n0, size_t n1,
+                  size_t r0, size_t r1, void *scratch)
+{
+    (void)rows;
+    const struct weight *w = job->w;
+    float *row = scratch;
+    for (size_t o = n0; o < n1; o++) {
+        quant_row(w->type, w->bytes + o * w->row_bytes, row, w->k);
+        for (size_t r = r0; r < r1; r++) {
+            const float *in = x + r * w->k;
+            double sum = 0;
+            for (size_t i = 0; i < w->k; i++)
+                sum += (double)row[i] * (double)in[i];
+            float one = (float)sum;
+            ops_finish(c->ops, job, &one, r, o, o + 1);
+        }
+    }
+}
+
+static void attend(const struct attend *a)
+{
+    for (unsigned t = 0; t < a->n; t++) {
+        float *s = a->scores + t * a->scores_ld, max = -INFINITY;
+        for (size_t j = a->lo[t]; j < a->hi[t]; j++) {
+            const float *key = a->k + j / OPS_KEY_RUN * OPS_KEY_RUN * a->head_dim + j % OPS_KEY_RUN;
+            double dot = 0;
+            for (size_t i = 0; i < a->head_dim; i++)
+                dot += (double)a->q[t][i] * (double)key[i * OPS_KEY_RUN];
+            s[j] = (float)dot * a->scale;
+            max = fmaxf(max, s[j]);
+        }
+        double sum = 0;
+        for (size_t j = a->lo[t]; j < a->hi[t]; j++) {
+            s[j] = expf(s[j] - max);
+            sum += (double)s[j];
+        }
+        for (size_t i = 0; i < a->head_dim; i++) {
+            double mixed = 0;
+            for (size_t j = a->lo[t]; j < a->hi[t]; j++)
+                mixed += (double)s[j] * (double)a->v[j * a->head_dim + i];
+            a->out[t][i] = (float)(mixed / sum);
+        }
+    }
+}
+
+static void rmsnorm(float *y, const float *x, const float *w, size_t n, float eps)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    float scale = (float)(1.0 / sqrt(sum / (double)n + (double)eps));
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * scale * w[i];
+}
+
+static void layernorm(float *y, const float *x, const float *w, const float *b, size_t n, float eps)
+{
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i];
+    double mean = sum / (double)n;
+    for (size_t i = 0; i < n; i++)
+        squares += ((double)x[i] - mean) * ((double)x[i] - mean);
+    double scale = 1.0 / sqrt(squares / (double)n + (double)eps);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)(((double)x[i] - mean) * scale) * w[i] + b[i];
+}
+
+static void rope(float *x, const float *cosine, const float *sine, size_t n_pairs, bool halves)
+{
+    size_t step = halves ? 1 : 2, apart = halves ? n_pairs : 1;
+    for (size_t i = 0; i < n_pairs; i++) {
+        float a = x[i * step], b = x[i * step + apart];
+        x[i * step] = a * cosine[i] - b * sine[i];
+        x[i * step + apart] = a * sine[i] + b * cosine[i];
+    }
+}
+
+static void swiglu(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+static void gelu(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678118654752f));
+}
+
+static void add(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+const struct ops ops_scalar = {
+    .abi = OPS_ABI,
+    .name = "scalar",
+    .tile = OPS_TILE_MAX,
+    .shared_bytes = no_bytes,
+    .worker_bytes = worker_bytes,
+    .panel = panel,
+    .attend = attend,
+    .rmsnorm = rmsnorm,
+    .layernorm = layernorm,
+    .rope = rope,
+    .swiglu = swiglu,
+    .gelu = gelu,
+    .add = add,
+};

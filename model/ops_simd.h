@@ -1,0 +1,237 @@
+/* ops_simd.h - the row operations and attention written once for a vector of floats; ops_avx2.c and ops_avx512.c define
+ * the vector and include this file. Needs: V (lanes), vf, vi and the functions named vf_*. Everything is static. */
+
+/* e^x to about 1e-7 relative: 2^n times a polynomial on [-ln2/2, ln2/2]. NaN stays NaN; below -87 the result is about
+ * 1e-38, above 88 about 2e38. Argument order of min and max matters: x86 returns the second when one is NaN. */
+static inline vf vf_exp(vf x)
+{
+    x = vf_min(vf_set(88.0f), vf_max(vf_set(-87.0f), x));
+    vf n = vf_round(vf_mul(x, vf_set(1.44269504088896341f)));
+    vf r = vf_fma(n, vf_set(-0.693359375f), x);
+    r = vf_fma(n, vf_set(2.12194440e-4f), r);
+    vf p = vf_set(1.0f / 5040.0f);
+    p = vf_fma(p, r, vf_set(1.0f / 720.0f));
+    p = vf_fma(p, r, vf_set(1.0f / 120.0f));
+    p = vf_fma(p, r, vf_set(1.0f / 24.0f));
+    p = vf_fma(p, r, vf_set(1.0f / 6.0f));
+    p = vf_fma(p, r, vf_set(0.5f));
+    p = vf_fma(p, r, vf_set(1.0f));
+    p = vf_fma(p, r, vf_set(1.0f));
+    return vf_scale2(p, n);
+}
+
+/* Abramowitz and Stegun 7.1.26: |error| <= 1.5e-7. */
+static inline vf vf_erf(vf x)
+{
+    vf a = vf_abs(x);
+    vf t = vf_div(vf_set(1.0f), vf_fma(a, vf_set(0.3275911f), vf_set(1.0f)));
+    vf p = vf_set(1.061405429f);
+    p = vf_fma(p, t, vf_set(-1.453152027f));
+    p = vf_fma(p, t, vf_set(1.421413741f));
+    p = vf_fma(p, t, vf_set(-0.284496736f));
+    p = vf_fma(p, t, vf_set(0.254829592f));
+    p = vf_mul(p, t);
+    vf e = vf_exp(vf_mul(vf_mul(a, a), vf_set(-1.0f)));
+    return vf_copysign(vf_sub(vf_set(1.0f), vf_mul(p, e)), x);
+}
+
+/* Runs `body` on whole vectors, then once more on a padded copy for the rest. */
+static void simd_swiglu(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i += V) {
+        size_t left = n - i < V ? n - i : V;
+        vf g = vf_load_n(gate + i, left), u = vf_load_n(up + i, left);
+        vf s = vf_div(g, vf_add(vf_set(1.0f), vf_exp(vf_sub(vf_set(0.0f), g))));
+        vf_store_n(gate + i, left, vf_mul(s, u));
+    }
+}
+
+static void simd_gelu(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += V) {
+        size_t left = n - i < V ? n - i : V;
+        vf a = vf_load_n(x + i, left);
+        vf e = vf_erf(vf_mul(a, vf_set(0.70710678118654752f)));
+        vf_store_n(x + i, left, vf_mul(vf_mul(a, vf_set(0.5f)), vf_add(vf_set(1.0f), e)));
+    }
+}
+
+static void simd_add(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += V) {
+        size_t left = n - i < V ? n - i : V;
+        vf_store_n(y + i, left, vf_add(vf_load_n(y + i, left), vf_load_n(x + i, left)));
+    }
+}
+
+static void simd_rmsnorm(float *y, const float *x, const float *w, size_t n, float eps)
+{
+    vf s = vf_set(0.0f);
+    for (size_t i = 0; i < n; i += V) {
+        vf a = vf_load_n(x + i, n - i < V ? n - i : V);
+        s = vf_fma(a, a, s);
+    }
+    vf scale = vf_set(1.0f / __builtin_sqrtf(vf_sum(s) / (float)n + eps));
+    for (size_t i = 0; i < n; i += V) {
+        size_t left = n - i < V ? n - i : V;
+        vf_store_n(y + i, left, vf_mul(vf_mul(vf_load_n(x + i, left), scale), vf_load_n(w + i, left)));
+    }
+}
+
+static void simd_layernorm(float *y, const float *x, const float *w, const float *b, size_t n, float eps)
+{
+    vf s = vf_set(0.0f);
+    for (size_t i = 0; i < n; i += V)
+        s = vf_add(s, vf_load_n(x + i, n - i < V ? n - i : V));
+    float mean = vf_sum(s) / (float)n;
+    double squares = 0; /* two passes: the difference of large sums would lose the variance */
+    vf q = vf_set(0.0f);
+    size_t i = 0;
+    for (; i + V <= n; i += V) {
+        vf a = vf_sub(vf_load_n(x + i, V), vf_set(mean));
+        q = vf_fma(a, a, q);
+    }
+    for (; i < n; i++)
+        squares += (double)((x[i] - mean) * (x[i] - mean));
+    squares += (double)vf_sum(q);
+    vf scale = vf_set((float)(1.0 / __builtin_sqrt(squares / (double)n + (double)eps)));
+    for (i = 0; i < n; i += V) {
+        size_t left = n - i < V ? n - i : V;
+        vf a = vf_mul(vf_sub(vf_load_n(x + i, left), vf_set(mean)), scale);
+        vf_store_n(y + i, left, vf_fma(a, vf_load_n(w + i, left), vf_load_n(b + i, left)));
+    }
+}
+
+/* ---- attention: two small matrix products with a softmax between, queries x keys x head_dim ---------------------- */
+
+/* Scores of n queries against runs [run0, run1): one run of 16 keys is 16 / V vectors. */
+static inline __attribute__((always_inline)) void attend_scores(const struct attend *a, unsigned n, unsigned first, size_t run0,
+                                                                size_t run1)
+{
+    enum { PARTS = OPS_KEY_RUN / V };
+    vf scale = vf_set(a->scale);
+    for (size_t run = run0; run < run1; run++) {
+        const float *key = a->k + run * OPS_KEY_RUN * a->head_dim;
+        vf s[4][PARTS];
+#pragma GCC unroll 4
+        for (unsigned t = 0; t < n; t++)
+#pragma GCC unroll 2
+            for (unsigned p = 0; p < PARTS; p++)
+                s[t][p] = vf_set(0.0f);
+        for (size_t i = 0; i < a->head_dim; i++, key += OPS_KEY_RUN) {
+            vf k[PARTS];
+#pragma GCC unroll 2
+            for (unsigned p = 0; p < PARTS; p++)
+                k[p] = vf_load(key + p * V);
+#pragma GCC unroll 4
+            for (unsigned t = 0; t < n; t++) {
+                vf q = vf_set(a->q[first + t][i]);
+#pragma GCC unroll 2
+                for (unsigned p = 0; p < PARTS; p++)
+                    s[t][p] = vf_fma(q, k[p], s[t][p]);
+            }
+        }
+#pragma GCC unroll 4
+        for (unsigned t = 0; t < n; t++)
+#pragma GCC unroll 2
+            for (unsigned p = 0; p < PARTS; p++)
+                vf_store(a->scores + (first + t) * a->scores_ld + run * OPS_KEY_RUN + p * V, vf_mul(s[t][p], scale));
+    }
+}
+
+/* out[d .. d + parts * V) of n queries. */
+static inline __attribute__((always_inline)) void attend_mix(const struct attend *a, unsigned n, unsigned first, unsigned parts,
+                                                             size_t d, size_t j0, size_t j1, const float *inverse)
+{
+    vf o[4][4];
+#pragma GCC unroll 4
+    for (unsigned t = 0; t < n; t++)
+#pragma GCC unroll 4
+        for (unsigned p = 0; p < parts; p++)
+            o[t][p] = vf_set(0.0f);
+    const float *s = a->scores + first * a->scores_ld;
+    for (size_t j = j0; j < j1; j++) {
+        const float *value = a->v + j * a->head_dim + d;
+        vf v[4];
+#pragma GCC unroll 4
+        for (unsigned p = 0; p < parts; p++)
+            v[p] = vf_load(value + p * V);
+#pragma GCC unroll 4
+        for (unsigned t = 0; t < n; t++) {
+            vf w = vf_set(s[t * a->scores_ld + j]);
+#pragma GCC unroll 4
+            for (unsigned p = 0; p < parts; p++)
+                o[t][p] = vf_fma(w, v[p], o[t][p]);
+        }
+    }
+#pragma GCC unroll 4
+    for (unsigned t = 0; t < n; t++)
+#pragma GCC unroll 4
+        for (unsigned p = 0; p < parts; p++)
+            vf_store(a->out[first + t] + d + p * V, vf_mul(o[t][p], vf_set(inverse[t])));
+}
+
+static inline __attribute__((always_inline)) void attend_group(const struct attend *a, unsigned n, unsigned first)
+{
+    enum { PARTS = V == 16 ? 4 : 2 };
+    size_t lo = a->lo[first], hi = a->hi[first];
+    for (unsigned t = 1; t < n; t++) {
+        lo = a->lo[first + t] < lo ? a->lo[first + t] : lo;
+        hi = a->hi[first + t] > hi ? a->hi[first + t] : hi;
+    }
+    size_t run0 = lo / OPS_KEY_RUN, run1 = (hi + OPS_KEY_RUN - 1) / OPS_KEY_RUN;
+    attend_scores(a, n, first, run0, run1);
+    float inverse[4];
+    for (unsigned t = 0; t < n; t++) {
+        float *s = a->scores + (first + t) * a->scores_ld;
+        size_t l = a->lo[first + t], h = a->hi[first + t];
+        vf m = vf_set(-__builtin_inff());
+        size_t j = l;
+        for (; j + V <= h; j += V)
+            m = vf_max(m, vf_load(s + j));
+        float max = vf_top(m);
+        for (; j < h; j++)
+            max = s[j] > max ? s[j] : max;
+        vf sum = vf_set(0.0f);
+        for (j = l; j < h; j += V) {
+            size_t left = h - j < V ? h - j : V;
+            vf e = vf_exp(vf_sub(vf_load_n(s + j, left), vf_set(max)));
+            vf_store_n(s + j, left, e);
+            sum = vf_add(sum, left == V ? e : vf_load_n(s + j, left));
+        }
+        for (j = lo; j < l; j++)
+            s[j] = 0.0f;
+        for (j = h; j < hi; j++)
+            s[j] = 0.0f;
+        inverse[t] = 1.0f / vf_sum(sum);
+    }
+    size_t d = 0;
+    for (; d + PARTS * V <= a->head_dim; d += PARTS * V)
+        attend_mix(a, n, first, PARTS, d, lo, hi, inverse);
+    for (; d < a->head_dim; d += V)
+        attend_mix(a, n, first, 1, d, lo, hi, inverse);
+}
+
+static void simd_attend(const struct attend *a)
+{
+    if (a->head_dim % V) {
+        ops_scalar.attend(a);
+        return;
+    }
+    unsigned t = 0;
+    for (; t + 4 <= a->n; t += 4)
+        attend_group(a, 4, t);
+    switch (a->n - t) {
+    case 3:
+        attend_group(a, 3, t);
+        break;
+    case 2:
+        attend_group(a, 2, t);
+        break;
+    case 1:
+        attend_group(a, 1, t);
+        break;
+    default:
+        break;
+    }
+}
