@@ -28,30 +28,41 @@ struct ground_evidence {
 #define GROUND_EVIDENCE_MAX 4u
 #define GROUND_FLAGS_MAX 8u
 struct ground_flag { /* why a claim is not supported, or what was proved */
-    const char *kind; /* "number", "date", "name", "quote", "negation", "coverage", "similarity", "verbatim", "citation" */
+    /* "number", "date", "time", "name", "quote", "identifier", "negation", "quantifier", "direction", "binding", "coverage",
+     * "similarity", "citation"; or what was proved: "verbatim" */
+    const char *kind;
     size_t start, end; /* byte span in the checked text */
     bool contradiction; /* a source says otherwise, rather than nothing */
 };
 struct ground_sentence {
     size_t start, end; /* byte span in the checked text, citation marks included */
     enum verdict verdict;
-    float score;         /* support, 0..1 */
+    float score;         /* support, 0..1; 0 for no_claim */
     float contradiction; /* 0..1 */
     struct ground_evidence evidence[GROUND_EVIDENCE_MAX];
-    size_t n_evidence; /* best first */
+    size_t n_evidence; /* best first; of an unsupported sentence only what contradicts it */
     struct ground_flag flags[GROUND_FLAGS_MAX];
     size_t n_flags;
     uint32_t cited[8]; /* source numbers (0-based) the sentence's [n] marks name */
     size_t n_cited;
+    bool cited_ok[8];           /* the source named by cited[i] supports the sentence by itself: the mark is kept */
     uint32_t citations_dropped; /* marks that named no source, or one that does not support the sentence */
 };
 struct grounding; /* sources prepared once, sentences checked one by one */
+/* Limits; beyond one of the first three is CAIRN_EFULL, naming it. */
+#define GROUND_SOURCES_MAX 64u
+#define GROUND_SOURCE_BYTES_MAX (64u * 1024u)
+#define GROUND_TEXT_BYTES_MAX (256u * 1024u)
+#define GROUND_CLAIM_WORDS_MAX 512u /* a longer sentence is unsupported: what is not read is not vouched for */
 struct ground_opts {
     struct encoder *embedder; /* BORROWED; NULL: no embedding support signal */
     const char *language;     /* stemming; NULL: english */
     struct cairn_str question; /* words of the question are not evidence; may be empty */
     float support_min;        /* 0: config default */
+    float embed_baseline;     /* cosine of unrelated sentences under the embedder (grounding_embed_baseline); 0: measured on first use */
 };
+/* Mean cosine of a few unrelated sentences: what "no similarity" looks like under this model. */
+CAIRN_MUST_USE enum cairn_err grounding_embed_baseline(struct encoder *e, float *out, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err grounding_open(struct grounding **out, const struct ground_source *sources, size_t n, const struct ground_opts *o, struct cairn_why *why);
 void grounding_close(struct grounding *g);
 /* One sentence: span [start, end) of text (the whole answer so far, so that offsets are final). */
@@ -102,7 +113,7 @@ struct answer {
     enum refusal refusal;
     char *refusal_message;  /* for a person; NULL when none */
     enum answer_mode mode;  /* the one used */
-    const char *finish;     /* "end", "length", "stop", "cancelled", "refused" */
+    const char *finish;     /* "end", "length", "stop", "cancelled", "deadline", "repetition", "refused" */
     uint32_t prompt_tokens, completion_tokens, sources_used, sources_dropped; /* dropped: did not fit the budget */
     uint32_t citations_dropped;
     float support_score;

@@ -1,0 +1,44 @@
+/* grounding_internal.h - what the combiner sees; for tests and for fitting its weights. */
+#ifndef CAIRN_GENERATOR_GROUNDING_INTERNAL_H
+#define CAIRN_GENERATOR_GROUNDING_INTERNAL_H
+
+#include <cairn/generator.h>
+
+enum ground_feature {
+    GF_COV1,      /* idf-weighted share of the claim's content words in the best single evidence sentence */
+    GF_COV2,      /* the same for the best two neighbouring sentences */
+    GF_CTX,       /* the same for the whole source */
+    GF_NOVEL,     /* the same for two sentences, over words that are not in the question */
+    GF_BIGRAM,    /* share of neighbouring stem pairs found in the source */
+    GF_RUN3,      /* share of words inside copied runs of three words and more */
+    GF_RUN8,      /* share of words inside copied runs of eight words and more */
+    GF_UNC_MAX,   /* largest idf among content words that the source lacks, over the largest possible */
+    GF_UNC_N,     /* number of such words, 1 - exp(-n/3) */
+    GF_NUM,       /* 1: a number, date, time or identifier that the source lacks */
+    GF_NUM_AWAY,  /* 1: a number that the source has, but not near the evidence */
+    GF_CONFLICT,  /* 1: the evidence has another number or date of the same kind instead */
+    GF_NAME,      /* 1: a name that the source lacks */
+    GF_QUOTE,     /* 1: a quotation that is not verbatim */
+    GF_POLARITY,  /* 1: negated here and not there, or the reverse */
+    GF_QUANT,     /* 1: all against some, must against may */
+    GF_DIRECTION, /* 1: an opposite word */
+    GF_BINDING,   /* 1: two anchors that never meet within one evidence sentence and its neighbours */
+    GF_LENGTH,    /* content words, 1 - exp(-n/10) */
+    GF_COSINE, /* (cosine with the best evidence sentence - baseline) / (1 - baseline), 0 without an embedder
+                */
+    GF_N
+};
+
+/* Features of text[start, end) against all sources joined; false when the sentence makes no claim. */
+CAIRN_MUST_USE enum cairn_err grounding_features(struct grounding *g, struct cairn_str text, size_t start,
+                                                 size_t end, float f[GF_N], bool *claim,
+                                                 struct cairn_why *why);
+float grounding_combine(const float f[GF_N], bool with_cosine);
+
+/* Does the sentence state anything that a source could carry? Questions, greetings, headings, list
+ * introductions, refusals and talk about the answer itself do not. */
+bool grounding_is_claim(struct cairn_str sentence);
+/* "The sources do not say ...", "I cannot answer ...", "NOT FOUND". */
+bool grounding_is_refusal(struct cairn_str sentence);
+
+#endif
