@@ -1,0 +1,245 @@
+/* chat.c - conversations as token ids. Templates are a list that we know, chosen by what a file says about
+ * itself; the template program in the file is never run.
+ *
+ * Control tokens are put by id; everything that has a content is tokenised with special tokens off, so no
+ * text can become one. What is ordinary text in a template ([INST] of mistral-v1) can be imitated by a text:
+ * such models offer no defence.
+ *
+ *   chatml      {bos}<|im_start|>ROLE\nCONTENT<|im_end|>\n ... <|im_start|>assistant\n
+ *   mistral-v1  {bos}[INST] SYSTEM\n\nUSER [/INST] ANSWER{eos}[INST] USER [/INST]     system in the first
+ * user turn mistral-v3  {bos}{[INST]} USER{[/INST]} ANSWER{eos}{[INST]} SYSTEM\n\nUSER{[/INST]}   system in
+ * the last user turn
+ *
+ * Mistral's pieces are tokenised one by one, as its own tokenizer does: each gets SentencePiece's space in
+ * front. */
+#include "tokenizer.h"
+
+enum { CHAT_MESSAGES_MAX = 4096 };
+
+enum chat_template chat_template_by_name(const char *name)
+{
+    for (enum chat_template t = CHAT_CHATML; name && t <= CHAT_MISTRAL_V3; t++)
+        if (strcmp(name, chat_template_name(t)) == 0)
+            return t;
+    return CHAT_NONE;
+}
+
+const char *chat_template_name(enum chat_template t)
+{
+    switch (t) {
+    case CHAT_CHATML:
+        return "chatml";
+    case CHAT_MISTRAL_V1:
+        return "mistral-v1";
+    case CHAT_MISTRAL_V3:
+        return "mistral-v3";
+    case CHAT_NONE:
+        break;
+    }
+    return "none";
+}
+
+static bool contains(struct cairn_str s, const char *needle)
+{
+    return memmem(s.p, s.len, needle, strlen(needle)) != NULL;
+}
+
+/* Whether the vocabulary has a control or user-defined token of this name. */
+static bool has_control(const struct model_file *f, const char *name)
+{
+    size_t n = model_file_array_len(f, "tokenizer.ggml.tokens"), len = strlen(name);
+    struct cairn_str s;
+    int64_t type;
+    for (size_t i = 0; i < n; i++)
+        if (model_file_array_string(f, "tokenizer.ggml.tokens", i, &s) && s.len == len &&
+            memcmp(s.p, name, len) == 0)
+            return model_file_array_int(f, "tokenizer.ggml.token_type", i, &type) &&
+                   (type == TOKEN_CONTROL || type == TOKEN_USER);
+    return false;
+}
+
+enum chat_template chat_template_detect(const struct model_file *f)
+{
+    struct cairn_str text = {"", 0};
+    bool stated = model_file_string(f, "tokenizer.chat_template", &text);
+    if (stated && contains(text, "<|im_start|>"))
+        return CHAT_CHATML;
+    if (stated && contains(text, "[INST]") && !contains(text, "<<SYS>>") &&
+        !contains(text, "[SYSTEM_PROMPT]"))
+        return has_control(f, "[INST]") ? CHAT_MISTRAL_V3 : CHAT_MISTRAL_V1;
+    if (stated)
+        return CHAT_NONE;
+    return has_control(f, "<|im_start|>") ? CHAT_CHATML
+           : has_control(f, "[INST]")     ? CHAT_MISTRAL_V3
+                                          : CHAT_NONE;
+}
+
+/* ---- rendering
+ * ------------------------------------------------------------------------------------------------------- */
+
+struct render {
+    const struct tokenizer *t;
+    struct id_list l;
+    struct cairn_buf text; /* the ordinary text since the last control token */
+    struct cairn_why *why;
+    enum cairn_err err;
+};
+
+static void put_text(struct render *r, struct cairn_str s)
+{
+    (void)cairn_buf_put(&r->text, s.p, s.len); /* flush_text() sees a failure */
+}
+
+static void flush_text(struct render *r)
+{
+    if (r->err)
+        return;
+    if (r->text.failed) {
+        r->err = cairn_fail(r->why, CAIRN_EFULL, "a conversation has at most %d bytes; shorten it",
+                            TOKENIZER_TEXT_MAX);
+        return;
+    }
+    int32_t *ids;
+    size_t n;
+    r->err = tokenizer_encode(r->t, (struct cairn_str){r->text.len ? r->text.bytes : "", r->text.len},
+                              TOKENIZE_PLAIN, &ids, &n, r->why);
+    if (r->err)
+        return;
+    for (size_t i = 0; i < n; i++)
+        ids_put(&r->l, ids[i]);
+    cairn_free(ids);
+    cairn_buf_clear(&r->text);
+}
+
+static void put_id(struct render *r, int32_t id)
+{
+    flush_text(r);
+    if (id >= 0)
+        ids_put(&r->l, id);
+}
+
+/* -1: the vocabulary has no such control token. */
+static int32_t control(const struct tokenizer *t, const char *name)
+{
+    int32_t id = tokenizer_find(t, name);
+    return id >= 0 && (t->types[id] == TOKEN_CONTROL || t->types[id] == TOKEN_USER) ? id : -1;
+}
+
+static void render_chatml(struct render *r, const struct chat_message *m, size_t n)
+{
+    int32_t start = control(r->t, "<|im_start|>"), end = control(r->t, "<|im_end|>");
+    if (start < 0 || end < 0) {
+        r->err = cairn_fail(r->why, CAIRN_ESTATE,
+                            "the chatml template needs the control tokens <|im_start|> and <|im_end|>, which "
+                            "this model has not; "
+                            "choose another template in its card");
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        put_id(r, start);
+        put_text(r, cairn_str_of(m[i].role));
+        put_text(r, cairn_str_of("\n"));
+        put_text(r, m[i].content);
+        put_id(r, end);
+        put_text(r, cairn_str_of("\n"));
+    }
+    put_id(r, start);
+    put_text(r, cairn_str_of("assistant\n"));
+    flush_text(r);
+}
+
+/* [INST] or [/INST]: a control token where the template and the vocabulary have it, else text. */
+static void put_inst(struct render *r, const char *name, bool as_control)
+{
+    int32_t id = as_control ? control(r->t, name) : -1;
+    if (id >= 0) {
+        put_id(r, id);
+        return;
+    }
+    if (name[1] == '/')
+        put_text(r, cairn_str_of(" "));
+    put_text(r, cairn_str_of(name));
+    if (name[1] != '/')
+        put_text(r, cairn_str_of(" "));
+}
+
+static void render_mistral(struct render *r, const struct chat_message *m, size_t n, bool v3)
+{
+    const struct cairn_str *system = NULL;
+    size_t first = n, last = n;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(m[i].role, "system") == 0) {
+            if (system || i > 0) {
+                r->err = cairn_fail(r->why, CAIRN_EINVAL,
+                                    "%s takes one system message, the first; message %zu is another",
+                                    v3 ? "mistral-v3" : "mistral-v1", i);
+                return;
+            }
+            system = &m[i].content;
+        } else if (strcmp(m[i].role, "user") == 0) {
+            first = first == n ? i : first;
+            last = i;
+        }
+    }
+    if (first == n || last != n - 1) {
+        r->err = cairn_fail(r->why, CAIRN_EINVAL, "a Mistral conversation ends with a user message; add one");
+        return;
+    }
+    size_t carrier = v3 ? last : first;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(m[i].role, "user") == 0) {
+            put_inst(r, "[INST]", v3);
+            if (i == carrier && system) {
+                put_text(r, *system);
+                put_text(r, cairn_str_of("\n\n"));
+            }
+            put_text(r, m[i].content);
+            put_inst(r, "[/INST]", v3);
+            flush_text(r);
+        } else if (strcmp(m[i].role, "assistant") == 0) {
+            if (!r->t->space_prefix) /* else SentencePiece puts it */
+                put_text(r, cairn_str_of(" "));
+            put_text(r, m[i].content);
+            put_id(r, r->t->eos);
+        }
+    }
+}
+
+enum cairn_err chat_encode(const struct tokenizer *t, enum chat_template tmpl, const struct chat_message *m,
+                           size_t n_messages, int32_t **ids, size_t *n, struct cairn_why *why)
+{
+    *ids = NULL;
+    *n = 0;
+    if (n_messages < 1 || n_messages > CHAT_MESSAGES_MAX)
+        return cairn_fail(why, CAIRN_EINVAL, "a conversation has 1 to %d messages: this one has %zu",
+                          CHAT_MESSAGES_MAX, n_messages);
+    for (size_t i = 0; i < n_messages; i++)
+        if (!m[i].role || (strcmp(m[i].role, "system") != 0 && strcmp(m[i].role, "user") != 0 &&
+                           strcmp(m[i].role, "assistant") != 0))
+            return cairn_fail(why, CAIRN_EINVAL,
+                              "roles are system, user and assistant: message %zu has '%.32s'", i,
+                              m[i].role ? m[i].role : "none");
+    if (tmpl != CHAT_CHATML && tmpl != CHAT_MISTRAL_V1 && tmpl != CHAT_MISTRAL_V3)
+        return cairn_fail(
+            why, CAIRN_ESTATE,
+            "this model has no chat template that is known here (chatml, mistral-v1, mistral-v3); "
+            "name one as \"template\" in its card.json");
+    struct render r = {.t = t, .why = why};
+    cairn_buf_init(&r.text, TOKENIZER_TEXT_MAX);
+    if (t->model != TOKENIZER_WORDPIECE)
+        put_id(&r, t->head); /* bos, where the model wants it; nothing later adds another */
+    if (tmpl == CHAT_CHATML)
+        render_chatml(&r, m, n_messages);
+    else
+        render_mistral(&r, m, n_messages, tmpl == CHAT_MISTRAL_V3);
+    cairn_buf_release(&r.text);
+    if (!r.err && r.l.failed)
+        r.err = tokenizer_out_of_memory(why);
+    if (r.err) {
+        cairn_free(r.l.ids);
+        return r.err;
+    }
+    *ids = r.l.ids;
+    *n = r.l.n;
+    return CAIRN_OK;
+}
