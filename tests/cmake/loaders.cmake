@@ -1,0 +1,6 @@
+cairn_test(test_loaders_parse SOURCES unit/test_loaders_parse.c LIBS cairn_loaders LABELS quick)
+cairn_test(test_loaders_hostile SOURCES unit/test_loaders_hostile.c LIBS cairn_loaders LABELS quick)
+cairn_test(test_loaders_folder SOURCES unit/test_loaders_folder.c LIBS cairn_loaders LABELS quick)
+cairn_fuzz(fuzz_html SOURCES fuzz/fuzz_html.c LIBS cairn_loaders)
+cairn_fuzz(fuzz_markdown SOURCES fuzz/fuzz_markdown.c LIBS cairn_loaders)
+cairn_fuzz(fuzz_text SOURCES fuzz/fuzz_text.c LIBS cairn_loaders)
