@@ -250,7 +250,7 @@ static void html_gives_the_visible_text(void **state)
         "1<sup>st</sup></p>"
         "<footer><a href=/>no</a></footer><footer>Edition of 2 January</footer></body></html>");
     CHECK_STR_EQ(d->text, "# Laptop catalogue\n\nValid for four years; at least \xE2\x82\xAC"
-                          "60.\n\npale\n\nModels\nModel | Price\nEisvogel | 3,950\n| free\n\n## Order\n- "
+                          "60.\n\npale\n\nModels\nModel | Price\nEisvogel | 3,950\n| free\n\n## Order\n\n- "
                           "one\n  3. sub\n  4. deep\n    er\n"
                           "- two\n\na  b\n\n  c\n\nfirst\nsecond\n\n10^6 m[1] 1st\n\nEdition of 2 January");
     CHECK_STR_EQ(d->title, "Laptop catalogue");
