@@ -116,6 +116,12 @@ static int print_facts(const struct args *a, json_t *j)
     (void)a;
     json_object_foreach(j, key, v)
     {
+        if (strcmp(key, "config") == 0 && json_is_array(v)) { /* rows of {key, value, ...} */
+            json_t *row;
+            size_t i;
+            json_array_foreach(v, i, row) printf("%-34s %.10g\n", j_text(row, "key"), j_num(row, "value"));
+            continue;
+        }
         if (json_is_object(v)) {
             const char *inner;
             json_t *w;

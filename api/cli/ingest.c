@@ -316,9 +316,12 @@ static void remote_limits(struct remote *r)
     cairn_buf_init(&result, 0);
     if (door_call(r->d, "server.info", NULL, NULL, &result, NULL) == CAIRN_OK) {
         json_t *j = out_parse(&result);
-        uint64_t v = j_whole(json_object_get(j, "limits"), "str_bytes");
-        if (v)
-            r->document_bytes_max = (size_t)v;
+        json_t *row;
+        size_t i;
+        json_array_foreach(json_object_get(j, "config"), i,
+                           row) /* only admins are told; others get the default */
+            if (strcmp(j_text(row, "key"), "api.str_bytes_max") == 0 && j_whole(row, "value"))
+                r->document_bytes_max = (size_t)j_whole(row, "value");
         json_decref(j);
     }
     cairn_buf_release(&result);

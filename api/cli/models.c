@@ -262,20 +262,11 @@ static int model_inspect(struct args *a)
 
 static int print_tokens(const struct args *a, json_t *j)
 {
-    json_t *ids = json_object_get(j, "ids"), *pieces = json_object_get(j, "pieces"), *v;
+    json_t *ids = json_object_get(j, "ids"), *v;
     size_t i;
     (void)a;
-    if (!ids)
-        ids = json_object_get(j, "tokens");
-    json_array_foreach(ids, i, v)
-    {
-        const char *piece = json_string_value(json_array_get(pieces, i));
-        printf("%8" JSON_INTEGER_FORMAT "  ", json_integer_value(v));
-        if (piece)
-            out_text(piece, strlen(piece));
-        fputc('\n', stdout);
-    }
-    printf("%zu tokens\n", json_array_size(ids));
+    json_array_foreach(ids, i, v) printf("%s%" JSON_INTEGER_FORMAT, i ? " " : "", json_integer_value(v));
+    printf("\n%zu tokens, %s of %s\n", json_array_size(ids), j_text(j, "tokenizer"), j_text(j, "model"));
     return EXIT_DONE;
 }
 
@@ -291,34 +282,63 @@ static int tokenize(struct args *a)
     return code;
 }
 
+/* One vector a line, as a JSON array of numbers; the wire has them as little-endian float32. */
+static int print_vectors(const struct args *a, const struct cairn_buf *result)
+{
+    struct wire_reader r = {(const uint8_t *)result->bytes, result->len, 0}, v;
+    struct cairn_str bytes;
+    uint64_t n;
+    if (!wire_map_find(&r, "vectors", &v) || !wire_array(&v, &n))
+        return fail_text(a, EXIT_FAILED, "the answer to embed could not be read");
+    for (uint64_t i = 0; i < n; i++) {
+        if (!wire_bin(&v, &bytes) || bytes.len % 4 != 0)
+            return fail_text(a, EXIT_FAILED, "the answer to embed could not be read");
+        for (size_t k = 0; k + 4 <= bytes.len; k += 4) {
+            const unsigned char *b = (const unsigned char *)bytes.p + k;
+            uint32_t bits = b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+            float x;
+            memcpy(&x, &bits, sizeof x);
+            printf("%s%.9g", k ? "," : "[", (double)x);
+        }
+        puts("]");
+    }
+    return EXIT_DONE;
+}
+
 static int embed(struct args *a)
 {
+    struct door d;
     struct params p;
+    struct cairn_buf result;
+    struct cairn_why why = {{0}};
     struct list texts = {.n = a->n_pos};
-    params_init(&p);
     for (size_t i = 0; i < a->n_pos; i++)
         texts.v[i] = a->pos[i];
+    int code = door_open(&d, a, DOOR_READ, false);
+    if (code)
+        return code;
+    params_init(&p);
+    cairn_buf_init(&result, 0);
     params_list(&p, "texts", &texts);
     if (a->query)
         params_text(&p, "kind", "query");
-    int code = door_run(a, DOOR_READ, "embed", &p, NULL);
+    enum cairn_err err = door_call(&d, "embed", &p, NULL, &result, &why);
+    code = err ? fail_with(a, err, &why) : a->json ? out_json(a, &result) : print_vectors(a, &result);
     params_release(&p);
-    return code;
+    cairn_buf_release(&result);
+    door_close(&d);
+    return out_finish(a, code);
 }
 
 static int print_scores(const struct args *a, json_t *j)
 {
-    json_t *list =
-               json_object_get(j, "results") ? json_object_get(j, "results") : json_object_get(j, "scores"),
-           *v;
+    json_t *list = json_object_get(j, "scores"), *v;
     size_t i;
     json_array_foreach(list, i, v)
     {
-        size_t at = json_is_object(v) ? (size_t)j_whole(v, "index") : i;
-        double score = json_is_object(v) ? j_num(v, "score") : json_number_value(v);
-        printf("%9.4f  ", score);
-        if (at + 1 < a->n_pos)
-            out_line(a->pos[at + 1], strlen(a->pos[at + 1]), out_columns() - 12);
+        printf("%9.4f  ", json_number_value(v));
+        if (i + 1 < a->n_pos)
+            out_line(a->pos[i + 1], strlen(a->pos[i + 1]), out_columns() - 12);
         fputc('\n', stdout);
     }
     return EXIT_DONE;
@@ -368,7 +388,11 @@ static const struct command commands[] = {
         add_opts, 1, 1, model_add),
     COMMAND("model inspect", "FILE|NAME", "what a model file holds", NULL, inspect_opts, 1, 1, model_inspect),
     COMMAND("tokenize", "TEXT", "the tokens of a text", NULL, tokenize_opts, 1, 1, tokenize),
-    COMMAND("embed", "TEXT...", "the vectors of texts, as JSON", NULL, embed_opts, 1, LIST_MAX, embed),
+    COMMAND("embed", "TEXT...", "the vectors of texts",
+            "Prints one JSON array of numbers per text. --json prints the whole result, where a vector is "
+            "base64 of "
+            "little-endian float32.",
+            embed_opts, 1, LIST_MAX, embed),
     COMMAND("rerank", "QUERY TEXT...", "score texts against a question with the pair model", NULL,
             rerank_opts, 2, LIST_MAX, rerank),
 };
