@@ -87,14 +87,12 @@ const struct ops *ops_for(enum model_backend b)
     return best ? best : &ops_scalar;
 }
 
-bool model_backend_available(enum model_backend b)
-{
-    return ops_for(b) != NULL;
-}
+bool model_backend_available(enum model_backend b) { return ops_for(b) != NULL; }
 
 void weight_init(struct weight *w, const struct model_tensor *t)
 {
-    *w = (struct weight){.type = t->type, .k = t->dims[0], .n = t->n_dims > 1 ? t->dims[1] : 1, .bytes = t->bytes};
+    *w = (struct weight){
+        .type = t->type, .k = t->dims[0], .n = t->n_dims > 1 ? t->dims[1] : 1, .bytes = t->bytes};
     w->row_bytes = tensor_type_bytes(t->type, w->k);
 }
 
@@ -114,8 +112,8 @@ void weight_release(struct weight *w)
     w->packed = NULL;
 }
 
-enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_t rows_max, size_t k_max, size_t keys_max,
-                            struct cairn_why *why)
+enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_t rows_max, size_t k_max,
+                            size_t keys_max, struct cairn_why *why)
 {
     memset(c, 0, sizeof *c);
     c->ops = ops_for(o->backend);
@@ -150,7 +148,8 @@ void compute_release(struct compute *c)
     c->scores = NULL;
 }
 
-/* ---- matmul ---------------------------------------------------------------------------------------------------- */
+/* ---- matmul
+ * ---------------------------------------------------------------------------------------------------- */
 
 enum { PREPARE_ROWS = 48 }; /* rows per unit of the first step; a multiple of 12 */
 
@@ -167,7 +166,8 @@ static void prepare_range(void *ctx, size_t begin, size_t end, unsigned worker)
     (void)worker;
     const struct matmul_run *m = ctx;
     size_t last = end * PREPARE_ROWS;
-    m->c->ops->prepare(m->c, m->x, m->rows, m->k, begin * PREPARE_ROWS, last < m->rows ? last : m->rows, m->packed);
+    m->c->ops->prepare(m->c, m->x, m->rows, m->k, begin * PREPARE_ROWS, last < m->rows ? last : m->rows,
+                       m->packed);
 }
 
 static void matmul_range(void *ctx, size_t begin, size_t end, unsigned worker)
@@ -180,12 +180,14 @@ static void matmul_range(void *ctx, size_t begin, size_t end, unsigned worker)
             j++;
         size_t at = u - m->first_unit[j], n = m->jobs[j].w->n;
         size_t n0 = at / m->n_chunks * OPS_PANEL, n1 = n0 + OPS_PANEL < n ? n0 + OPS_PANEL : n;
-        size_t r0 = at % m->n_chunks * OPS_ROW_CHUNK, r1 = r0 + OPS_ROW_CHUNK < m->rows ? r0 + OPS_ROW_CHUNK : m->rows;
+        size_t r0 = at % m->n_chunks * OPS_ROW_CHUNK,
+               r1 = r0 + OPS_ROW_CHUNK < m->rows ? r0 + OPS_ROW_CHUNK : m->rows;
         m->c->ops->panel(m->c, &m->jobs[j], m->x, m->rows, n0, n1, r0, r1, scratch);
     }
 }
 
-void ops_matmul(const struct compute *c, const float *x, size_t rows, const struct matmul_job *jobs, size_t n_jobs)
+void ops_matmul(const struct compute *c, const float *x, size_t rows, const struct matmul_job *jobs,
+                size_t n_jobs)
 {
     CAIRN_CHECK(n_jobs >= 1 && n_jobs <= OPS_JOBS_MAX && rows <= c->rows_max);
     if (!rows)
@@ -204,11 +206,14 @@ void ops_matmul(const struct compute *c, const float *x, size_t rows, const stru
             cairn_pool_run(c->pool, (rows + PREPARE_ROWS - 1) / PREPARE_ROWS, 1, prepare_range, &m);
     }
     size_t units = m.first_unit[n_jobs];
-    size_t grain = rows >= OPS_ROWS_FEW ? 1 : units / (c->n_threads * 16u) < 1 ? 1 : units / (c->n_threads * 16u);
+    size_t grain = rows >= OPS_ROWS_FEW               ? 1
+                   : units / (c->n_threads * 16u) < 1 ? 1
+                                                      : units / (c->n_threads * 16u);
     cairn_pool_run(c->pool, units, grain < 8 ? grain : 8, matmul_range, &m);
 }
 
-void ops_finish(const struct ops *ops, const struct matmul_job *job, float *sums, size_t row, size_t n0, size_t n1)
+void ops_finish(const struct ops *ops, const struct matmul_job *job, float *sums, size_t row, size_t n0,
+                size_t n1)
 {
     float *y = job->y + row * job->ld + n0;
     size_t n = n1 - n0;
@@ -222,7 +227,8 @@ void ops_finish(const struct ops *ops, const struct matmul_job *job, float *sums
         memcpy(y, sums, n * sizeof *y);
 }
 
-/* ---- attention -------------------------------------------------------------------------------------------------- */
+/* ---- attention
+ * -------------------------------------------------------------------------------------------------- */
 
 struct attention_run {
     const struct compute *c;
@@ -234,7 +240,8 @@ static void attention_range(void *ctx, size_t begin, size_t end, unsigned worker
 {
     const struct attention_run *run = ctx;
     const struct attention *a = run->a;
-    size_t group = a->n_head / a->n_kv_head, pairs = a->rows * group, tile = run->c->ops->tile, width = a->n_head * a->head_dim;
+    size_t group = a->n_head / a->n_kv_head, pairs = a->rows * group, tile = run->c->ops->tile,
+           width = a->n_head * a->head_dim;
     struct attend t = {.head_dim = a->head_dim,
                        .scale = 1.0f / __builtin_sqrtf((float)a->head_dim),
                        .scores = compute_scores(run->c, worker),
@@ -245,7 +252,8 @@ static void attention_range(void *ctx, size_t begin, size_t end, unsigned worker
         t.v = a->values + kv * a->capacity * a->head_dim;
         t.n = 0;
         for (size_t p = first; p < pairs && p < first + tile; p++, t.n++) {
-            size_t row = p / group, at = row * width + (kv * group + p % group) * a->head_dim, position = a->first + row;
+            size_t row = p / group, at = row * width + (kv * group + p % group) * a->head_dim,
+                   position = a->first + row;
             t.q[t.n] = a->q + at;
             t.out[t.n] = a->out + at;
             t.hi[t.n] = position + 1;
@@ -262,11 +270,12 @@ void ops_attention(const struct compute *c, const struct attention *a)
     cairn_pool_run(c->pool, run.tiles * a->n_kv_head, 1, attention_range, &run);
 }
 
-void ops_cache_put(float *keys, float *values, size_t capacity, size_t n_kv_head, size_t head_dim, size_t position,
-                   const float *k, const float *v)
+void ops_cache_put(float *keys, float *values, size_t capacity, size_t n_kv_head, size_t head_dim,
+                   size_t position, const float *k, const float *v)
 {
     for (size_t h = 0; h < n_kv_head; h++) {
-        float *run = keys + h * capacity * head_dim + position / OPS_KEY_RUN * OPS_KEY_RUN * head_dim + position % OPS_KEY_RUN;
+        float *run = keys + h * capacity * head_dim + position / OPS_KEY_RUN * OPS_KEY_RUN * head_dim +
+                     position % OPS_KEY_RUN;
         for (size_t i = 0; i < head_dim; i++)
             run[i * OPS_KEY_RUN] = k[h * head_dim + i];
         memcpy(values + (h * capacity + position) * head_dim, v + h * head_dim, head_dim * sizeof *v);

@@ -1,14 +1,15 @@
 /* ops.h - the one table of operations that encoder and decoder are written in, and its implementations.
  *
- * A backend fills `struct ops`; entries that are not worth a second version are taken from the scalar table. All float
- * arrays are row major. Row operations work on one row and leave threads to the caller; matmul and attention run on the
- * pool through ops_matmul() and ops_attention(), which cut the work into units and hand each worker its own scratch.
- * Nothing here allocates: scratch is sized once by compute_init().
+ * A backend fills `struct ops`; entries that are not worth a second version are taken from the scalar table.
+ * All float arrays are row major. Row operations work on one row and leave threads to the caller; matmul and
+ * attention run on the pool through ops_matmul() and ops_attention(), which cut the work into units and hand
+ * each worker its own scratch. Nothing here allocates: scratch is sized once by compute_init().
  *
- * Numbers: outputs are float32. The AVX-512 backend multiplies integers: activations rounded to 14 (many rows) or 15
- * bits (few rows) against a scale per run of 128 or 256, so about 1e-4 relative error; all others multiply floats.
- * Order of summation: a row's result does not depend on which other rows are computed with it, except that
- * fewer than OPS_ROWS_FEW rows take the other path of the AVX-512 backend (unless the weight is packed).
+ * Numbers: outputs are float32. The AVX-512 backend multiplies integers: activations rounded to 14 (many
+ * rows) or 15 bits (few rows) against a scale per run of 128 or 256, so about 1e-4 relative error; all others
+ * multiply floats. Order of summation: a row's result does not depend on which other rows are computed with
+ * it, except that fewer than OPS_ROWS_FEW rows take the other path of the AVX-512 backend (unless the weight
+ * is packed).
  *
  * The CUDA backend is a module, libcairn_cuda.so, opened at run time; it exports
  *     const struct ops *cairn_cuda_ops(uint32_t abi);
@@ -48,7 +49,8 @@ struct matmul_job {
     bool add; /* y += instead of y = (no act then) */
 };
 
-/* Up to OPS_TILE_MAX queries against the keys and values of one head. Query i sees keys [lo[i], hi[i]), never empty. */
+/* Up to OPS_TILE_MAX queries against the keys and values of one head. Query i sees keys [lo[i], hi[i]), never
+ * empty. */
 struct attend {
     unsigned n;
     const float *q[OPS_TILE_MAX];
@@ -71,18 +73,23 @@ struct ops {
     /* matmul in two steps. Bytes shared by all workers, and per worker, for up to rows x k inputs. */
     size_t (*shared_bytes)(size_t rows, size_t k);
     size_t (*worker_bytes)(size_t rows, size_t k);
-    /* Makes rows [begin, end) of x ready in the shared scratch; NULL: x is used as it is. begin is a multiple of 12. */
-    void (*prepare)(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end, bool packed);
+    /* Makes rows [begin, end) of x ready in the shared scratch; NULL: x is used as it is. begin is a multiple
+     * of 12. */
+    void (*prepare)(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
+                    bool packed);
     /* Outputs [n0, n1), at most OPS_PANEL, of rows [r0, r1), at most OPS_ROW_CHUNK. */
-    void (*panel)(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows, size_t n0, size_t n1,
-                  size_t r0, size_t r1, void *scratch);
-    /* A layout that is made once, for weights that are used often and fit in memory twice; NULL: none. Sets w->packed. */
+    void (*panel)(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
+                  size_t n0, size_t n1, size_t r0, size_t r1, void *scratch);
+    /* A layout that is made once, for weights that are used often and fit in memory twice; NULL: none. Sets
+     * w->packed. */
     bool (*pack)(struct weight *w);
 
     void (*attend)(const struct attend *a);
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
-    void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps); /* y may be x */
-    /* One head: pairs (2i, 2i+1), or with halves (i, i + n_pairs), turned by the angle whose cosine and sine are given. */
+    void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n,
+                      float eps); /* y may be x */
+    /* One head: pairs (2i, 2i+1), or with halves (i, i + n_pairs), turned by the angle whose cosine and sine
+     * are given. */
     void (*rope)(float *x, const float *cosine, const float *sine, size_t n_pairs, bool halves);
     void (*swiglu)(float *gate, const float *up, size_t n); /* gate = silu(gate) * up */
     void (*gelu)(float *x, size_t n);                       /* the erf form */
@@ -105,8 +112,8 @@ struct compute {
     char *shared, *workers; /* OWNED */
     float *scores;          /* OWNED: per worker OPS_TILE_MAX rows of scores_ld */
 };
-CAIRN_MUST_USE enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_t rows_max, size_t k_max,
-                                           size_t keys_max, struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_t rows_max,
+                                           size_t k_max, size_t keys_max, struct cairn_why *why);
 void compute_release(struct compute *c);
 static inline float *compute_scores(const struct compute *c, unsigned worker)
 {
@@ -116,21 +123,23 @@ bool weight_pack(const struct compute *c, struct weight *w); /* false: no memory
 void weight_release(struct weight *w);
 
 /* All jobs read the same x [rows, k]. */
-void ops_matmul(const struct compute *c, const float *x, size_t rows, const struct matmul_job *jobs, size_t n_jobs);
+void ops_matmul(const struct compute *c, const float *x, size_t rows, const struct matmul_job *jobs,
+                size_t n_jobs);
 
 /* Causal attention of `rows` new positions, the first at `first`, over a cache of all positions so far.
  * keys: [n_kv_head][capacity / 16][head_dim][16], values: [n_kv_head][capacity][head_dim]. */
 struct attention {
     const float *q, *keys, *values;
-    float *out; /* like q: [rows, n_head * head_dim] */
+    float *out;                                                        /* like q: [rows, n_head * head_dim] */
     size_t rows, first, capacity, n_head, n_kv_head, head_dim, window; /* window 0: none */
 };
 void ops_attention(const struct compute *c, const struct attention *a);
 /* Puts one row [n_kv_head * head_dim] of keys and of values at `position` of the cache. */
-void ops_cache_put(float *keys, float *values, size_t capacity, size_t n_kv_head, size_t head_dim, size_t position,
-                   const float *k, const float *v);
+void ops_cache_put(float *keys, float *values, size_t capacity, size_t n_kv_head, size_t head_dim,
+                   size_t position, const float *k, const float *v);
 
 /* Bias, activation, addition: what every backend does with a row of sums. */
-void ops_finish(const struct ops *ops, const struct matmul_job *job, float *sums, size_t row, size_t n0, size_t n1);
+void ops_finish(const struct ops *ops, const struct matmul_job *job, float *sums, size_t row, size_t n0,
+                size_t n1);
 
 #endif

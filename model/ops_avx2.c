@@ -1,6 +1,7 @@
-/* ops_avx2.c - AVX2 with FMA and F16C: float products on weights dequantised a run at a time, in registers of 8 floats.
- * Few rows: each weight row is dequantised 256 elements at a time and multiplied with every input row.
- * Many rows: a panel of 16 outputs x 256 inputs is dequantised and turned once, then used for six rows at a time. */
+/* ops_avx2.c - AVX2 with FMA and F16C: float products on weights dequantised a run at a time, in registers of
+ * 8 floats. Few rows: each weight row is dequantised 256 elements at a time and multiplied with every input
+ * row. Many rows: a panel of 16 outputs x 256 inputs is dequantised and turned once, then used for six rows
+ * at a time. */
 #include "ops.h"
 
 #include "quant_rows.h"
@@ -92,8 +93,8 @@ static float dot(const float *a, const float *b, size_t n)
     return vf_sum(vf_add(vf_add(s[0], s[1]), vf_add(s[2], s[3])));
 }
 
-static inline __attribute__((always_inline)) void tile(const float *x, size_t k, const float *turned, size_t run, float *sums,
-                                                       unsigned n)
+static inline __attribute__((always_inline)) void tile(const float *x, size_t k, const float *turned,
+                                                       size_t run, float *sums, unsigned n)
 {
     vf s[ROWS][2];
 #pragma GCC unroll 6
@@ -117,8 +118,8 @@ static inline __attribute__((always_inline)) void tile(const float *x, size_t k,
     }
 }
 
-static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows, size_t n0, size_t n1,
-                  size_t r0, size_t r1, void *scratch)
+static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
+                  size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
 {
     const struct weight *w = job->w;
     size_t k = w->k;

@@ -1,17 +1,18 @@
 /* ops_avx512.c - AVX-512 with VNNI: integer products, float32 in and out.
  *
- * Many rows. Activations and weights become 16-bit integers with one float scale per run of 128, and vpdpwssd does 32
- * multiply-adds an instruction, twice the rate of float FMA. Activations are rounded to |a| <= ACT_MAX (14 bits); a run
- * of weights is scaled so that the sum of its |w| times ACT_MAX stays below 2^31, so no sum can overflow whatever the
- * file holds; that leaves about 12 bits for usual weights. Both roundings together: about 1.5e-4 of a row's norm.
- *   activations: tiles of 12 rows, [tile][run][pair 0..63][row 0..11] as pairs of int16, scales [tile][run][12]
- *   weights:     struct wrun, 32 outputs x 128 inputs, [pair][output] as pairs of int16
- * 24 accumulators (12 rows x 2 vectors of 16 outputs) stay in registers over a run; a run of weights (8 KiB) stays in the
- * first-level cache for all rows.
+ * Many rows. Activations and weights become 16-bit integers with one float scale per run of 128, and vpdpwssd
+ * does 32 multiply-adds an instruction, twice the rate of float FMA. Activations are rounded to |a| <=
+ * ACT_MAX (14 bits); a run of weights is scaled so that the sum of its |w| times ACT_MAX stays below 2^31, so
+ * no sum can overflow whatever the file holds; that leaves about 12 bits for usual weights. Both roundings
+ * together: about 1.5e-4 of a row's norm. activations: tiles of 12 rows, [tile][run][pair 0..63][row 0..11]
+ * as pairs of int16, scales [tile][run][12] weights:     struct wrun, 32 outputs x 128 inputs, [pair][output]
+ * as pairs of int16 24 accumulators (12 rows x 2 vectors of 16 outputs) stay in registers over a run; a run
+ * of weights (8 KiB) stays in the first-level cache for all rows.
  *
- * Few rows. The weights stay as the file has them and are unpacked in registers to unsigned bytes; activations are two
- * planes of bytes, a = 128 * high + low, 15 bits against a scale per 256, and vpdpbusd multiplies both. What the offset
- * of a type (the -8 of Q4_0, the min of Q4_K) adds is taken from sums of the activations. This is bound by memory. */
+ * Few rows. The weights stay as the file has them and are unpacked in registers to unsigned bytes;
+ * activations are two planes of bytes, a = 128 * high + low, 15 bits against a scale per 256, and vpdpbusd
+ * multiplies both. What the offset of a type (the -8 of Q4_0, the min of Q4_K) adds is taken from sums of the
+ * activations. This is bound by memory. */
 #include "ops.h"
 
 #include "quant_rows.h"
@@ -35,12 +36,16 @@ static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_round(vf a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 static inline vf vf_copysign(vf a, vf sign)
 {
     __m512i m = _mm512_set1_epi32((int)0x80000000u);
-    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(m, _mm512_castps_si512(sign), _mm512_castps_si512(a), 0xca));
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(m, _mm512_castps_si512(sign), _mm512_castps_si512(a), 0xca));
 }
 static inline vf vf_scale2(vf p, vf n) { return _mm512_scalef_ps(p, n); }
 static inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
@@ -100,12 +105,14 @@ static struct planes planes_at(const struct compute *c, size_t k, size_t row)
     return a;
 }
 
-/* Sum of 16 runs' lanes that is NaN when any value is not finite, else 0: a scale made with it carries NaN along. */
+/* Sum of 16 runs' lanes that is NaN when any value is not finite, else 0: a scale made with it carries NaN
+ * along. */
 static void planes_make(const struct compute *c, const float *x, size_t k, size_t row)
 {
     struct planes a = planes_at(c, k, row);
     int8_t *high = (int8_t *)(uintptr_t)a.high, *low = (int8_t *)(uintptr_t)a.low;
-    float *sum16 = (float *)(uintptr_t)a.sum16, *sum32 = (float *)(uintptr_t)a.sum32, *scale = (float *)(uintptr_t)a.scale;
+    float *sum16 = (float *)(uintptr_t)a.sum16, *sum32 = (float *)(uintptr_t)a.sum32,
+          *scale = (float *)(uintptr_t)a.scale;
     for (size_t b = 0; b < wide_of(k); b++) {
         vf v[16], max = vf_set(0.0f), bad = vf_set(0.0f);
         for (size_t u = 0; u < 16; u++) {
@@ -119,7 +126,8 @@ static void planes_make(const struct compute *c, const float *x, size_t k, size_
         scale[b] = s;
         for (size_t u = 0; u < 16; u++) {
             __m512i q = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
-            _mm_storeu_si128((__m128i *)(void *)(high + b * WIDE + u * 16), _mm512_cvtepi32_epi8(_mm512_srai_epi32(q, 7)));
+            _mm_storeu_si128((__m128i *)(void *)(high + b * WIDE + u * 16),
+                             _mm512_cvtepi32_epi8(_mm512_srai_epi32(q, 7)));
             _mm_storeu_si128((__m128i *)(void *)(low + b * WIDE + u * 16),
                              _mm512_cvtepi32_epi8(_mm512_and_si512(q, _mm512_set1_epi32(127))));
             sum16[b * 16 + u] = (float)_mm512_reduce_add_epi32(q) * s;
@@ -154,7 +162,8 @@ static void tile_make(const struct compute *c, const float *x, size_t k, size_t 
     }
 }
 
-static void prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end, bool packed)
+static void prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
+                    bool packed)
 {
     for (size_t r = begin; r < end; r++)
         if (rows < OPS_ROWS_FEW && !packed)
@@ -163,7 +172,8 @@ static void prepare(const struct compute *c, const float *x, size_t rows, size_t
             tile_make(c, x + r * k, k, r);
 }
 
-/* ---- many rows -------------------------------------------------------------------------------------------------- */
+/* ---- many rows
+ * -------------------------------------------------------------------------------------------------- */
 
 static inline void transpose16(const int32_t *in, size_t in_ld, int32_t *out, size_t out_ld)
 {
@@ -185,8 +195,10 @@ static inline void transpose16(const int32_t *in, size_t in_ld, int32_t *out, si
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        __m512i p = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88), q = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-        __m512i r = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88), s = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+        __m512i p = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88),
+                q = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+        __m512i r = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88),
+                s = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
         _mm512_storeu_si512(out + (size_t)i * out_ld, _mm512_shuffle_i32x4(p, r, 0x88));
         _mm512_storeu_si512(out + (size_t)(i + 4) * out_ld, _mm512_shuffle_i32x4(q, s, 0x88));
         _mm512_storeu_si512(out + (size_t)(i + 8) * out_ld, _mm512_shuffle_i32x4(p, r, 0xdd));
@@ -194,7 +206,8 @@ static inline void transpose16(const int32_t *in, size_t in_ld, int32_t *out, si
     }
 }
 
-/* Outputs [n0, n1) x inputs [from, from + n) into runs; n <= UNPACK_RUNS * RUN. Missing outputs and inputs are zero. */
+/* Outputs [n0, n1) x inputs [from, from + n) into runs; n <= UNPACK_RUNS * RUN. Missing outputs and inputs
+ * are zero. */
 static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, size_t n, struct wrun *out)
 {
     int16_t q[OPS_PANEL][RUN * UNPACK_RUNS];
@@ -221,7 +234,10 @@ static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, si
             }
             /* an infinite or NaN weight makes the sum, and so the scale, not finite */
             float by_sum = vf_sum(sum) * (1.0f / WEIGHT_SUM_MAX), by_max = vf_top(max) * (1.0f / WEIGHT_MAX);
-            float s = by_sum > by_max ? by_sum : by_sum == by_sum ? by_max : by_sum, inverse = s > 0 ? 1.0f / s : 0.0f;
+            float s = by_sum > by_max    ? by_sum
+                      : by_sum == by_sum ? by_max
+                                         : by_sum,
+                  inverse = s > 0 ? 1.0f / s : 0.0f;
             out[b].scale[o] = s;
 #pragma GCC unroll 8
             for (size_t u = 0; u < 8; u++) {
@@ -233,12 +249,12 @@ static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, si
     for (size_t b = 0; b < runs; b++)
         for (size_t o = 0; o < OPS_PANEL; o += 16)
             for (size_t p = 0; p < PAIRS; p += 16)
-                transpose16((const int32_t *)(const void *)(q[o] + b * RUN + 2 * p), RUN * UNPACK_RUNS / 2, &out[b].pair[p][o],
-                            OPS_PANEL);
+                transpose16((const int32_t *)(const void *)(q[o] + b * RUN + 2 * p), RUN * UNPACK_RUNS / 2,
+                            &out[b].pair[p][o], OPS_PANEL);
 }
 
-/* Named accumulators and an asm line: with an array, or with the intrinsic, gcc 12 copies each accumulator to memory and
- * back in the inner loop, at half the speed. */
+/* Named accumulators and an asm line: with an array, or with the intrinsic, gcc 12 copies each accumulator to
+ * memory and back in the inner loop, at half the speed. */
 static inline __m512i dot_pairs(__m512i sum, __m512i a, __m512i w)
 {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(w));
@@ -259,8 +275,9 @@ static inline __m512i dot_pairs(__m512i sum, __m512i a, __m512i w)
         vf_store(y, vf_fma(_mm512_cvtepi32_ps(a##r), vf_mul(s, s0), vf_load(y)));                            \
         vf_store(y + 16, vf_fma(_mm512_cvtepi32_ps(b##r), vf_mul(s, s1), vf_load(y + 16)));                  \
     }
-static inline __attribute__((always_inline)) void tile_run(const int32_t *a, const struct wrun *w, size_t pairs,
-                                                           const float *scales, float *sums, unsigned rows)
+static inline __attribute__((always_inline)) void tile_run(const int32_t *a, const struct wrun *w,
+                                                           size_t pairs, const float *scales, float *sums,
+                                                           unsigned rows)
 {
     EACH_ROW(ROW_ZERO)
     for (size_t p = 0; p < pairs; p++, a += TILE) {
@@ -275,7 +292,8 @@ static inline __attribute__((always_inline)) void tile_run(const int32_t *a, con
     case n:                                                                                                  \
         tile_run(a, w, pairs, scales, sums, n);                                                              \
         break
-static void tile_any(const int32_t *a, const struct wrun *w, size_t pairs, const float *scales, float *sums, size_t rows)
+static void tile_any(const int32_t *a, const struct wrun *w, size_t pairs, const float *scales, float *sums,
+                     size_t rows)
 {
     switch (rows) {
         TILE_CASE(1);
@@ -295,8 +313,8 @@ static void tile_any(const int32_t *a, const struct wrun *w, size_t pairs, const
     }
 }
 
-static void panel_many(const struct compute *c, const struct matmul_job *job, size_t n0, size_t n1, size_t r0, size_t r1,
-                       void *scratch)
+static void panel_many(const struct compute *c, const struct matmul_job *job, size_t n0, size_t n1, size_t r0,
+                       size_t r1, void *scratch)
 {
     const struct weight *w = job->w;
     size_t k = w->k, runs = runs_of(k);
@@ -310,7 +328,8 @@ static void panel_many(const struct compute *c, const struct matmul_job *job, si
             run = (const struct wrun *)w->packed + n0 / OPS_PANEL * runs + b;
         } else {
             if (b % UNPACK_RUNS == 0)
-                unpack(w, n0, n1, b * RUN, k - b * RUN < UNPACK_RUNS * RUN ? k - b * RUN : UNPACK_RUNS * RUN, own);
+                unpack(w, n0, n1, b * RUN, k - b * RUN < UNPACK_RUNS * RUN ? k - b * RUN : UNPACK_RUNS * RUN,
+                       own);
             run = own + b % UNPACK_RUNS;
         }
         for (size_t r = r0; r < r1; r += TILE) {
@@ -333,13 +352,15 @@ static bool pack(struct weight *w)
     for (size_t p = 0; p < panels; p++)
         for (size_t b = 0; b < runs; b += UNPACK_RUNS) {
             size_t n0 = p * OPS_PANEL, n1 = n0 + OPS_PANEL < w->n ? n0 + OPS_PANEL : w->n, from = b * RUN;
-            unpack(w, n0, n1, from, w->k - from < UNPACK_RUNS * RUN ? w->k - from : UNPACK_RUNS * RUN, out + p * runs + b);
+            unpack(w, n0, n1, from, w->k - from < UNPACK_RUNS * RUN ? w->k - from : UNPACK_RUNS * RUN,
+                   out + p * runs + b);
         }
     w->packed = out;
     return true;
 }
 
-/* ---- few rows --------------------------------------------------------------------------------------------------- */
+/* ---- few rows
+ * --------------------------------------------------------------------------------------------------- */
 
 static inline __m512i bytes_at(const int8_t *p) { return _mm512_loadu_si512(p); }
 /* 64 unsigned weights times 64 activations: 16 sums of 4. At most 255 * 4 * 2^14 in size. */
@@ -353,8 +374,14 @@ static inline __m512i pair256(__m256i low, __m256i high)
 {
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
-static inline __m256i load256(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
-static inline __m512i low_bits(__m512i x, int mask) { return _mm512_and_si512(x, _mm512_set1_epi8((char)mask)); }
+static inline __m256i load256(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+static inline __m512i low_bits(__m512i x, int mask)
+{
+    return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
+}
 
 /* Lane numbers that spread scale j over the lanes of its run: 8 lanes a run of 32, 4 a run of 16. */
 static inline __m512i spread8(int j)
@@ -363,7 +390,8 @@ static inline __m512i spread8(int j)
 }
 static inline __m512i spread4(int j)
 {
-    return _mm512_setr_epi32(j, j, j, j, j + 1, j + 1, j + 1, j + 1, j + 2, j + 2, j + 2, j + 2, j + 3, j + 3, j + 3, j + 3);
+    return _mm512_setr_epi32(j, j, j, j, j + 1, j + 1, j + 1, j + 1, j + 2, j + 2, j + 2, j + 2, j + 3, j + 3,
+                             j + 3, j + 3);
 }
 
 struct k_scales {
@@ -375,9 +403,11 @@ static inline struct k_scales k_scales(const uint8_t *s)
     uint32_t s0 = quant_u32(s), s1 = quant_u32(s + 4), s2 = quant_u32(s + 8);
     uint32_t scale1 = (s2 & 0x0f0f0f0fu) | (s0 >> 6 & 0x03030303u) << 4;
     uint32_t min1 = (s2 >> 4 & 0x0f0f0f0fu) | (s1 >> 6 & 0x03030303u) << 4;
-    uint64_t scale = (s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32, min = (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32;
+    uint64_t scale = (s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32,
+             min = (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32;
     struct k_scales k;
-    k.scale = _mm512_castps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)scale))));
+    k.scale =
+        _mm512_castps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)scale))));
     k.min = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)min)));
     return k;
 }
@@ -393,11 +423,13 @@ static float dot_q4_k(const uint8_t *w, const struct planes *a, size_t k)
         for (int i = 0; i < 4; i++) {
             __m256i v = load256(w + 16 + 32 * i);
             __m512i q = low_bits(pair256(v, _mm256_srli_epi16(v, 4)), 15);
-            sum = vf_fma(dot64(q, a, b * WIDE + 64 * (size_t)i), _mm512_permutexvar_ps(spread8(2 * i), s.scale), sum);
+            sum = vf_fma(dot64(q, a, b * WIDE + 64 * (size_t)i),
+                         _mm512_permutexvar_ps(spread8(2 * i), s.scale), sum);
         }
         float d = quant_f16(quant_u16(w)), dmin = quant_f16(quant_u16(w + 2));
         acc = vf_fma(sum, vf_set(d * a->scale[b]), acc);
-        mins = _mm256_fmadd_ps(_mm256_mul_ps(s.min, _mm256_set1_ps(dmin)), _mm256_loadu_ps(a->sum32 + b * 8), mins);
+        mins = _mm256_fmadd_ps(_mm256_mul_ps(s.min, _mm256_set1_ps(dmin)), _mm256_loadu_ps(a->sum32 + b * 8),
+                               mins);
     }
     return vf_sum(vf_sub(acc, _mm512_zextps256_ps512(mins)));
 }
@@ -410,18 +442,22 @@ static float dot_q5_k(const uint8_t *w, const struct planes *a, size_t k)
         struct k_scales s = k_scales(w + 4);
         vf sum = vf_set(0.0f);
         __m256i h = load256(w + 16);
-        /* bits 2i and 2i + 1 of h belong to runs 2i and 2i + 1: keep [h, h >> 1] and shift by two each time */
+        /* bits 2i and 2i + 1 of h belong to runs 2i and 2i + 1: keep [h, h >> 1] and shift by two each time
+         */
         __m512i high = pair256(h, _mm256_srli_epi16(h, 1));
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
             __m256i v = load256(w + 48 + 32 * i);
             __m512i fifth = low_bits(_mm512_srli_epi16(high, (unsigned)(2 * i)), 1);
-            __m512i q = _mm512_or_si512(low_bits(pair256(v, _mm256_srli_epi16(v, 4)), 15), _mm512_slli_epi16(fifth, 4));
-            sum = vf_fma(dot64(q, a, b * WIDE + 64 * (size_t)i), _mm512_permutexvar_ps(spread8(2 * i), s.scale), sum);
+            __m512i q = _mm512_or_si512(low_bits(pair256(v, _mm256_srli_epi16(v, 4)), 15),
+                                        _mm512_slli_epi16(fifth, 4));
+            sum = vf_fma(dot64(q, a, b * WIDE + 64 * (size_t)i),
+                         _mm512_permutexvar_ps(spread8(2 * i), s.scale), sum);
         }
         float d = quant_f16(quant_u16(w)), dmin = quant_f16(quant_u16(w + 2));
         acc = vf_fma(sum, vf_set(d * a->scale[b]), acc);
-        mins = _mm256_fmadd_ps(_mm256_mul_ps(s.min, _mm256_set1_ps(dmin)), _mm256_loadu_ps(a->sum32 + b * 8), mins);
+        mins = _mm256_fmadd_ps(_mm256_mul_ps(s.min, _mm256_set1_ps(dmin)), _mm256_loadu_ps(a->sum32 + b * 8),
+                               mins);
     }
     return vf_sum(vf_sub(acc, _mm512_zextps256_ps512(mins)));
 }
@@ -430,7 +466,8 @@ static float dot_q6_k(const uint8_t *w, const struct planes *a, size_t k)
 {
     vf acc = vf_set(0.0f), offsets = vf_set(0.0f);
     for (size_t b = 0; b < k / QK_K; b++, w += Q6_K_BYTES) {
-        vf scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w + 192))));
+        vf scale = _mm512_cvtepi32_ps(
+            _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w + 192))));
         vf sum = vf_set(0.0f);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
@@ -450,16 +487,15 @@ static float dot_q6_k(const uint8_t *w, const struct planes *a, size_t k)
     return vf_sum(vf_sub(acc, offsets));
 }
 
-/* The types of 32: two blocks make one vector. The second may be missing at the end of a row: then it counts zero. */
+/* The types of 32: two blocks make one vector. The second may be missing at the end of a row: then it counts
+ * zero. */
 static inline __m256i nibbles(const uint8_t *p)
 {
     __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), _mm256_set1_epi8(15));
+    return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1),
+                            _mm256_set1_epi8(15));
 }
-static inline __m256i fifths(const uint8_t *p)
-{
-    return _mm256_maskz_set1_epi8((__mmask32)quant_u32(p), 16);
-}
+static inline __m256i fifths(const uint8_t *p) { return _mm256_maskz_set1_epi8((__mmask32)quant_u32(p), 16); }
 static inline __attribute__((always_inline)) float dot_32(const uint8_t *w, const struct planes *a, size_t k,
                                                           enum tensor_type type, size_t size)
 {
@@ -518,7 +554,8 @@ static float dot_float(enum tensor_type t, const uint8_t *w, const float *x, siz
         else if (t == TENSOR_F16)
             v = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, w + 2 * i));
         else
-            v = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, w + 2 * i)), 16));
+            v = _mm512_castsi512_ps(
+                _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, w + 2 * i)), 16));
         acc = vf_fma(v, vf_load_n(x + i, left), acc);
     }
     return vf_sum(acc);
@@ -551,8 +588,8 @@ static float dot_row(const struct weight *w, const uint8_t *row, const struct pl
     return dot_float(w->type, row, x, w->k);
 }
 
-static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows, size_t n0, size_t n1,
-                  size_t r0, size_t r1, void *scratch)
+static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
+                  size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
 {
     const struct weight *w = job->w;
     if (rows >= OPS_ROWS_FEW || w->packed) {
@@ -591,8 +628,9 @@ static void fill(void)
 const struct ops *ops_avx512(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
-        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("fma") ||
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") ||
+        !__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("fma") ||
         !__builtin_cpu_supports("f16c"))
         return NULL;
     pthread_once(&once, fill);

@@ -19,8 +19,8 @@ static size_t worker_bytes(size_t rows, size_t k)
     return (OPS_PANEL * k + (size_t)OPS_ROW_CHUNK * OPS_PANEL) * sizeof(float);
 }
 
-static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows, size_t n0, size_t n1,
-                  size_t r0, size_t r1, void *scratch)
+static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
+                  size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
 {
     (void)rows;
     const struct weight *w = job->w;
@@ -28,8 +28,8 @@ static void panel(const struct compute *c, const struct matmul_job *job, const f
     size_t n = n1 - n0;
     for (size_t o = 0; o < n; o++)
         quant_row(w->type, w->bytes + (n0 + o) * w->row_bytes, dense + o * w->k, w->k);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(r1 - r0), (int)n, (int)w->k, 1.0f, x + r0 * w->k, (int)w->k, dense,
-                (int)w->k, 0.0f, sums, OPS_PANEL);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(r1 - r0), (int)n, (int)w->k, 1.0f,
+                x + r0 * w->k, (int)w->k, dense, (int)w->k, 0.0f, sums, OPS_PANEL);
     for (size_t r = r0; r < r1; r++)
         ops_finish(c->ops, job, sums + (r - r0) * OPS_PANEL, r, n0, n1);
 }

@@ -1,4 +1,5 @@
-/* ops_scalar.c - the reference of every operation, in the plainest form; sums in double where they are long. */
+/* ops_scalar.c - the reference of every operation, in the plainest form; sums in double where they are long.
+ */
 #include "ops.h"
 
 #include "quant_rows.h"
@@ -18,8 +19,8 @@ static size_t worker_bytes(size_t rows, size_t k)
     return (k + OPS_PANEL) * sizeof(float);
 }
 
-static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows, size_t n0, size_t n1,
-                  size_t r0, size_t r1, void *scratch)
+static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
+                  size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
 {
     (void)rows;
     const struct weight *w = job->w;

@@ -1,8 +1,10 @@
-/* ops_simd.h - the row operations and attention written once for a vector of floats; ops_avx2.c and ops_avx512.c define
- * the vector and include this file. Needs: V (lanes), vf, vi and the functions named vf_*. Everything is static. */
+/* ops_simd.h - the row operations and attention written once for a vector of floats; ops_avx2.c and
+ * ops_avx512.c define the vector and include this file. Needs: V (lanes), vf, vi and the functions named
+ * vf_*. Everything is static. */
 
-/* e^x to about 1e-7 relative: 2^n times a polynomial on [-ln2/2, ln2/2]. NaN stays NaN; below -87 the result is about
- * 1e-38, above 88 about 2e38. Argument order of min and max matters: x86 returns the second when one is NaN. */
+/* e^x to about 1e-7 relative: 2^n times a polynomial on [-ln2/2, ln2/2]. NaN stays NaN; below -87 the result
+ * is about 1e-38, above 88 about 2e38. Argument order of min and max matters: x86 returns the second when one
+ * is NaN. */
 static inline vf vf_exp(vf x)
 {
     x = vf_min(vf_set(88.0f), vf_max(vf_set(-87.0f), x));
@@ -102,11 +104,12 @@ static void simd_layernorm(float *y, const float *x, const float *w, const float
     }
 }
 
-/* ---- attention: two small matrix products with a softmax between, queries x keys x head_dim ---------------------- */
+/* ---- attention: two small matrix products with a softmax between, queries x keys x head_dim
+ * ---------------------- */
 
 /* Scores of n queries against runs [run0, run1): one run of 16 keys is 16 / V vectors. */
-static inline __attribute__((always_inline)) void attend_scores(const struct attend *a, unsigned n, unsigned first, size_t run0,
-                                                                size_t run1)
+static inline __attribute__((always_inline)) void attend_scores(const struct attend *a, unsigned n,
+                                                                unsigned first, size_t run0, size_t run1)
 {
     enum { PARTS = OPS_KEY_RUN / V };
     vf scale = vf_set(a->scale);
@@ -135,13 +138,15 @@ static inline __attribute__((always_inline)) void attend_scores(const struct att
         for (unsigned t = 0; t < n; t++)
 #pragma GCC unroll 2
             for (unsigned p = 0; p < PARTS; p++)
-                vf_store(a->scores + (first + t) * a->scores_ld + run * OPS_KEY_RUN + p * V, vf_mul(s[t][p], scale));
+                vf_store(a->scores + (first + t) * a->scores_ld + run * OPS_KEY_RUN + p * V,
+                         vf_mul(s[t][p], scale));
     }
 }
 
 /* out[d .. d + parts * V) of n queries. */
-static inline __attribute__((always_inline)) void attend_mix(const struct attend *a, unsigned n, unsigned first, unsigned parts,
-                                                             size_t d, size_t j0, size_t j1, const float *inverse)
+static inline __attribute__((always_inline)) void attend_mix(const struct attend *a, unsigned n,
+                                                             unsigned first, unsigned parts, size_t d,
+                                                             size_t j0, size_t j1, const float *inverse)
 {
     vf o[4][4];
 #pragma GCC unroll 4
@@ -171,7 +176,8 @@ static inline __attribute__((always_inline)) void attend_mix(const struct attend
             vf_store(a->out[first + t] + d + p * V, vf_mul(o[t][p], vf_set(inverse[t])));
 }
 
-static inline __attribute__((always_inline)) void attend_group(const struct attend *a, unsigned n, unsigned first)
+static inline __attribute__((always_inline)) void attend_group(const struct attend *a, unsigned n,
+                                                               unsigned first)
 {
     enum { PARTS = V == 16 ? 4 : 2 };
     size_t lo = a->lo[first], hi = a->hi[first];

@@ -1,6 +1,7 @@
 /* quant_rows.h - the definition of every weight type, as plain C that turns a run of elements into floats.
- * Included by quant.c (the scalar reference that tests compare with) and by the SIMD files, where the same loops are
- * vectorised for that instruction set. Layouts are those of GGUF, little-endian, packed without alignment.
+ * Included by quant.c (the scalar reference that tests compare with) and by the SIMD files, where the same
+ * loops are vectorised for that instruction set. Layouts are those of GGUF, little-endian, packed without
+ * alignment.
  *
  *   Q4_0  f16 d, 16 bytes           d * (q - 8)            low nibbles are elements 0..15, high 16..31
  *   Q4_1  f16 d, f16 m, 16 bytes    d * q + m
@@ -63,10 +64,7 @@ static inline float quant_f16(uint16_t h)
     return quant_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 #endif
 }
-static inline float quant_bf16(uint16_t h)
-{
-    return quant_bits((uint32_t)h << 16);
-}
+static inline float quant_bf16(uint16_t h) { return quant_bits((uint32_t)h << 16); }
 
 /* The 6-bit scales and mins of Q4_K and Q5_K. */
 static inline void quant_k_scales(const uint8_t *s, uint8_t scale[8], uint8_t min[8])
@@ -171,7 +169,8 @@ static inline void quant_q6_k(const uint8_t *b, float *y)
     for (size_t i = 0; i < n; i += (step), b += (bytes))                                                     \
     one(b, dst + i)
 
-/* n elements from the start of a block; n a multiple of the type's block. Unknown types give NaN, never stale memory. */
+/* n elements from the start of a block; n a multiple of the type's block. Unknown types give NaN, never stale
+ * memory. */
 static inline void quant_row(enum tensor_type t, const void *src, float *dst, size_t n)
 {
     const uint8_t *b = src;
