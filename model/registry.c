@@ -243,6 +243,15 @@ static char *default_dir(void)
     return cairn_path_join(home && *home ? home : "/", ".cache/cairn/models");
 }
 
+static void entry_free(struct entry *e)
+{
+    if (!e)
+        return;
+    card_release(&e->card);
+    cairn_free(e->bad);
+    cairn_free(e);
+}
+
 static enum cairn_err add_entry(struct model_registry *r, const char *name, struct cairn_why *why)
 {
     if (r->n >= REGISTRY_MODELS_MAX)
@@ -257,28 +266,29 @@ static enum cairn_err add_entry(struct model_registry *r, const char *name, stru
         r->cap = cap;
     }
     struct entry *e = cairn_calloc(1, sizeof *e);
-    if (!e)
-        return no_memory(why);
-    r->entries[r->n++] = e;
-    e->card.name = cairn_strdup(name);
     char *dir = cairn_path_join(r->dir, name);
-    if (!e->card.name || !dir) {
+    if (e)
+        e->card.name = cairn_strdup(name);
+    if (!e || !dir || !e->card.name) {
+        entry_free(e);
         cairn_free(dir);
         return no_memory(why);
     }
     struct cairn_why what = {{0}};
     enum cairn_err err = card_load(&e->card, dir, &what);
     cairn_free(dir);
-    if (err == CAIRN_ENOMEM)
-        return no_memory(why);
-    if (err) {
+    if (err && err != CAIRN_ENOMEM) {
         card_release(&e->card);
         e->card.name = cairn_strdup(name);
         e->bad = cairn_strdup(what.text);
-        if (!e->card.name || !e->bad)
-            return no_memory(why);
-        CAIRN_LOG(MODEL, WARN, "model left out name=%s reason=\"%s\"", name, what.text);
     }
+    if (err == CAIRN_ENOMEM || !e->card.name || (err && !e->bad)) {
+        entry_free(e);
+        return no_memory(why);
+    }
+    r->entries[r->n++] = e;
+    if (err)
+        CAIRN_LOG(MODEL, WARN, "model left out name=%s reason=\"%s\"", name, what.text);
     return CAIRN_OK;
 }
 
@@ -340,11 +350,8 @@ void model_registry_close(struct model_registry *r)
 {
     if (!r)
         return;
-    for (size_t i = 0; i < r->n; i++) {
-        card_release(&r->entries[i]->card);
-        cairn_free(r->entries[i]->bad);
-        cairn_free(r->entries[i]);
-    }
+    for (size_t i = 0; i < r->n; i++)
+        entry_free(r->entries[i]);
     cairn_free(r->entries);
     cairn_free(r->dir);
     cairn_free(r);

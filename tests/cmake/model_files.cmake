@@ -1,0 +1,15 @@
+# model files, tokenizers, templates, registry
+foreach(name model_file tokenizer chat registry)
+    if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/../unit/test_${name}.c)
+        cairn_test(test_${name} SOURCES ${CMAKE_CURRENT_LIST_DIR}/../unit/test_${name}.c LIBS cairn_model jansson LABELS quick)
+    endif()
+endforeach()
+if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/../golden/tokenizer/test_tokenizer_golden.c)
+    cairn_test(test_tokenizer_golden SOURCES ${CMAKE_CURRENT_LIST_DIR}/../golden/tokenizer/test_tokenizer_golden.c
+               LIBS cairn_model jansson LABELS models)
+endif()
+foreach(name gguf safetensors)
+    if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/../fuzz/fuzz_${name}.c)
+        cairn_fuzz(fuzz_${name} SOURCES ${CMAKE_CURRENT_LIST_DIR}/../fuzz/fuzz_${name}.c LIBS cairn_model)
+    endif()
+endforeach()
