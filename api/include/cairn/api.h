@@ -27,6 +27,7 @@ struct service_opts {
     unsigned n_threads;                                    /* compute threads; 0: cores */
     bool read_only, create;
     enum model_backend backend;
+    const char *sync_root; /* COPIED: directory below which a remote admin may doc.sync; NULL: only local callers may */
 };
 /* Models are opened on first use, each once; a missing model is an error of the call that needs it, never of the service. */
 CAIRN_MUST_USE enum cairn_err service_open(struct service **out, const struct service_opts *o, struct cairn_why *why);
@@ -81,6 +82,7 @@ struct wire_scan {
     uint32_t depth;
     uint64_t pending[32];          /* values still to come per open container */
     uint64_t skip;                 /* payload bytes still to pass */
+    uint64_t owed;                 /* values declared by headers so far and not yet begun */
     uint8_t header[9], header_len, header_need;
 };
 void wire_scan_init(struct wire_scan *s, const struct wire_limits *l);
@@ -99,7 +101,7 @@ struct api_key_info {
     size_t n_principals;
     bool revoked;
 };
-/* secret receives "cairn_<id>_<43 chars>" (at most 80 bytes with NUL); it is stored only as keyed BLAKE2b. */
+/* secret receives "cairn_<id>_<43 chars>_<8 hex of a checksum>" (at most 80 bytes with NUL); it is stored only as keyed BLAKE2b. */
 CAIRN_MUST_USE enum cairn_err api_key_create(struct service *s, const struct api_key_info *want, char secret[80], struct api_key_info *out, struct cairn_why *why);
 /* Constant-time; EUNAUTH for unknown, revoked, expired alike (why tells them apart only for expired). */
 CAIRN_MUST_USE enum cairn_err api_key_check(struct service *s, const char *secret, size_t len, struct api_key_info *out, struct cairn_why *why);

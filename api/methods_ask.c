@@ -1,0 +1,777 @@
+/* api/methods_ask.c - search, ask and ground.check.
+ * What a caller gets to see is checked against the newest generation once more right before it leaves: a
+ * passage whose document was deleted, replaced or closed to this caller meanwhile is not shown. search drops
+ * such hits (and searches again first); ask fails, because its sentences may rest on them. */
+#include "internal.h"
+
+#include <math.h>
+
+#define EVIDENCE_NEAR                                                                                        \
+    0.8f /* further spans are cited when their support is at least this share of the best span's */
+#define RETRIES_MAX 3u
+
+static const char *const mode_names[] = {"auto", "generate", "extract", NULL}; /* order of enum answer_mode */
+static const char *const leg_names[] = {"both", "lexical", "dense", NULL};
+static const char *const fusion_names[] = {"minmax", "rrf", NULL};
+
+/* ---- what search and ask share ---- */
+
+struct query {
+    char collection[COLLECTION_NAME_MAX + 1];
+    struct retrieve_request r;
+    struct retriever *retriever;
+    struct collection_info info;
+    double dense, rerank, mmr;
+    int legs;
+    bool explain;
+};
+
+static void query_params(struct call *c, struct query *q, uint64_t k)
+{
+    uint64_t per_document = 0;
+    q->dense = q->rerank = q->mmr = NAN;
+    q->legs = 0;
+    int fusion = -1;
+    (void)p_collection(&c->p, q->collection);
+    (void)p_uint(&c->p, "k", false, 1, RETRIEVE_K_MAX, &k);
+    (void)p_enum(&c->p, "legs", leg_names, &q->legs);
+    (void)p_enum(&c->p, "fusion", fusion_names, &fusion);
+    (void)p_num(&c->p, "dense_weight", false, 0, 1, &q->dense);
+    (void)p_num(&c->p, "rerank_weight", false, 0, 1, &q->rerank);
+    (void)p_num(&c->p, "mmr_lambda", false, 0, 1, &q->mmr);
+    (void)p_uint(&c->p, "per_document_max", false, 1, RETRIEVE_K_MAX, &per_document);
+    (void)p_bool(&c->p, "exact", &q->r.exact);
+    (void)p_bool(&c->p, "explain", &q->explain);
+    q->r.collection = q->collection;
+    q->r.k = (size_t)k;
+    q->r.fusion = fusion < 0 ? -1 : fusion == 0 ? FUSION_MINMAX : FUSION_RRF;
+    q->r.dense_weight = isnan(q->dense) ? RETRIEVE_DEFAULT : (float)q->dense;
+    q->r.rerank_weight = isnan(q->rerank) ? RETRIEVE_DEFAULT : (float)q->rerank;
+    q->r.mmr_lambda = isnan(q->mmr) ? RETRIEVE_DEFAULT : (float)q->mmr;
+    q->r.per_document_max = (size_t)per_document;
+    q->r.caller = c->who;
+}
+
+/* Chooses the legs and the retriever that the collection and the models on disk allow. */
+static enum cairn_err query_open(struct call *c, struct query *q)
+{
+    struct store_view *v;
+    struct encoder *e;
+    enum cairn_err err = store_view_begin(&v, c->s->store, c->why);
+    if (err)
+        return err;
+    err = store_collection_get(v, q->collection, &q->info, c->why);
+    store_view_end(v);
+    if (err)
+        return err;
+    bool has_vectors = q->info.opts.dim > 0;
+    if (q->legs == 2 && !has_vectors)
+        return cairn_fail(c->why, CAIRN_ESTATE, "param legs: collection %s holds no vectors; use \"lexical\"",
+                          q->collection);
+    bool dense = has_vectors && q->legs != 1;
+    if (dense) {
+        err = service_embedder_matches(c->s, &q->info.opts, &e, c->why);
+        if (err)
+            return cairn_wrap(c->why, err, "legs \"lexical\" needs no embedder");
+    }
+    float rerank = isnan(q->rerank) ? q->info.opts.rerank_weight : (float)q->rerank;
+    bool pair = rerank > 0;
+    if (pair && !service_has_model(c->s, MODEL_RERANKER)) {
+        if (!isnan(q->rerank)) {
+            struct encoder *none;
+            err = service_encoder(c->s, MODEL_RERANKER, &none, c->why);
+            return err ? cairn_wrap(c->why, err, "param rerank_weight") : CAIRN_OK;
+        }
+        pair = false;
+        q->r.rerank_weight = 0;
+        call_warn(c, "no reranker on this service: results keep the fused order");
+    }
+    q->r.legs = (dense ? LEG_DENSE : 0u) | (q->legs != 2 ? LEG_LEXICAL : 0u);
+    return service_retriever_with(c->s, dense, pair, &q->retriever, c->why);
+}
+
+/* Is the hit still what the store holds and the caller may see? */
+static bool still_there(struct call *c, struct store_view *v, const char *collection,
+                        const struct retrieved *h)
+{
+    struct passage_info p;
+    struct document_info d;
+    return store_passage_get(v, collection, h->passage_id, &p, NULL) == CAIRN_OK &&
+           memcmp(&p.hash, &h->hash, sizeof h->hash) == 0 && p.document_id.len == strlen(h->document_id) &&
+           memcmp(p.document_id.p, h->document_id, p.document_id.len) == 0 &&
+           store_document_get(v, collection, p.document_id, &c->who, &d, NULL, NULL) == CAIRN_OK;
+}
+
+/* keep[i] for each hit; *gone counts the others. Nothing to look up while the generation is the one the hits
+ * came from. */
+static enum cairn_err recheck(struct call *c, const char *collection, const struct retrieval *x,
+                              uint64_t *seen_generation, bool *keep, size_t *gone, struct cairn_why *why)
+{
+    struct store_view *v;
+    *gone = 0;
+    enum cairn_err err = store_view_begin(&v, c->s->store, why);
+    if (err)
+        return err;
+    bool moved = store_view_generation(v) != *seen_generation;
+    for (size_t i = 0; i < x->n_hits; i++) {
+        bool there = !moved || still_there(c, v, collection, &x->hits[i]);
+        if (keep)
+            keep[i] = there;
+        *gone += !there;
+    }
+    if (!*gone)
+        *seen_generation = store_view_generation(v);
+    store_view_end(v);
+    return CAIRN_OK;
+}
+
+static void pack_scores(struct pk *k, const struct retrieved *h)
+{
+    pk_cstr(k, "scores");
+    pk_map(k, 4);
+    pk_knum(k, "lexical", (double)h->lexical);
+    pk_knum(k, "dense", (double)h->dense);
+    pk_knum(k, "fused", (double)h->fused);
+    pk_knum(k, "rerank", (double)h->rerank);
+}
+
+static void pack_explain(struct pk *k, const struct query *q, const struct retrieval *x)
+{
+    const struct collection_opts *o = &q->info.opts;
+    pk_cstr(k, "explain");
+    pk_map(k, 8);
+    pk_kuint(k, "n_allowed", x->n_allowed);
+    pk_kcstr(k, "legs", leg_names[q->r.legs == LEG_BOTH ? 0 : q->r.legs == LEG_LEXICAL ? 1 : 2]);
+    pk_kcstr(k, "fusion", fusion_names[(q->r.fusion >= 0 ? q->r.fusion : (int)o->fusion) == FUSION_RRF]);
+    pk_knum(k, "dense_weight", isnan(q->dense) ? (double)o->dense_weight : q->dense);
+    pk_knum(k, "rerank_weight",
+            q->r.rerank_weight == RETRIEVE_DEFAULT ? (double)o->rerank_weight : (double)q->r.rerank_weight);
+    pk_kcstr(k, "embedder", o->embedder);
+    pk_kuint(k, "dim", x->dim);
+    pk_cstr(k, "timings_ms");
+    pk_map(k, 6);
+    pk_knum(k, "embed", (double)x->embed_us / 1e3);
+    pk_knum(k, "lexical", (double)x->lexical_us / 1e3);
+    pk_knum(k, "dense", (double)x->dense_us / 1e3);
+    pk_knum(k, "fuse", (double)x->fuse_us / 1e3);
+    pk_knum(k, "rerank", (double)x->rerank_us / 1e3);
+    pk_knum(k, "copy", (double)x->copy_us / 1e3);
+}
+
+/* ---- search ---- */
+
+enum cairn_err m_search(struct call *c)
+{
+    struct query q = {0};
+    struct retrieval x = {0};
+    bool *keep = NULL;
+    size_t gone = 0;
+    (void)p_str(&c->p, "query", true, 1, QUERY_BYTES_MAX, &q.r.query);
+    query_params(c, &q, 10);
+    enum cairn_err err = p_close(&c->p, c);
+    if (!err)
+        err = query_open(c, &q);
+    for (unsigned turn = 0; !err; turn++) {
+        err = retrieve(q.retriever, &q.r, &x, c->stop, c->why);
+        if (err)
+            return err;
+        keep = cairn_calloc(x.n_hits, sizeof *keep);
+        uint64_t seen = x.generation;
+        err = keep ? recheck(c, q.collection, &x, &seen, keep, &gone, c->why)
+                   : cairn_fail(c->why, CAIRN_ENOMEM, "%zu hits", x.n_hits);
+        if (err || !gone || turn == RETRIES_MAX)
+            break;
+        retrieval_release(&x);
+        cairn_free(keep);
+        keep = NULL;
+        x = (struct retrieval){0};
+    }
+    if (!err) {
+        struct pk *k = &c->out;
+        call_map(c, 2u + q.explain);
+        pk_kuint(k, "generation", x.generation);
+        pk_cstr(k, "hits");
+        pk_array(k, x.n_hits - gone);
+        for (size_t i = 0; i < x.n_hits; i++) {
+            const struct retrieved *h = &x.hits[i];
+            if (!keep[i])
+                continue;
+            pk_map(k, 10);
+            pk_kcstr(k, "document_id", h->document_id);
+            pk_kuint(k, "passage_id", h->passage_id);
+            pk_khash(k, "passage_hash", &h->hash);
+            pk_knum(k, "score", (double)h->score);
+            pk_kuint(k, "start", h->start);
+            pk_kuint(k, "end", h->end);
+            pk_kcstr(k, "text", h->text);
+            pk_kcstr(k, "path", h->path);
+            pk_kcstr(k, "title", h->title);
+            pack_scores(k, h);
+        }
+        if (q.explain)
+            pack_explain(k, &q, &x);
+        call_end(c);
+    }
+    retrieval_release(&x);
+    cairn_free(keep);
+    return err;
+}
+
+/* ---- ask ---- */
+
+struct ask {
+    struct call *c;
+    struct query q;
+    struct retrieval x;
+    uint64_t seen_generation, seq, n_sentence;
+    struct cairn_buf event, text; /* text: the answer so far */
+    enum cairn_err err;           /* why events stopped */
+};
+
+/* The span of the source that carries a claim, on code point borders. */
+static struct cairn_span evidence_span(const struct retrieved *h, const struct ground_evidence *e)
+{
+    size_t len = strlen(h->text);
+    struct cairn_span s = {e->start < len ? e->start : len, e->end < len ? e->end : len};
+    while (s.start > 0 && ((unsigned char)h->text[s.start] & 0xc0) == 0x80)
+        s.start--;
+    while (s.end < len && ((unsigned char)h->text[s.end] & 0xc0) == 0x80)
+        s.end++;
+    if (s.end <= s.start)
+        s = (struct cairn_span){0, len};
+    return s;
+}
+
+static size_t citations_of(const struct ask *a, const struct ground_sentence *s,
+                           size_t list[GROUND_EVIDENCE_MAX])
+{
+    size_t n = 0;
+    if (s->verdict != VERDICT_SUPPORTED)
+        return 0;
+    for (size_t i = 0; i < s->n_evidence && i < GROUND_EVIDENCE_MAX; i++)
+        if (s->evidence[i].source < a->x.n_hits &&
+            (i == 0 || s->evidence[i].score >= EVIDENCE_NEAR * s->evidence[0].score))
+            list[n++] = i;
+    return n;
+}
+
+/* n pairs of the sentence's map: text, start, end, verdict, score, citations. */
+#define SENTENCE_PAIRS 6u
+static size_t pack_sentence(const struct ask *a, struct pk *k, struct cairn_str text,
+                            const struct ground_sentence *s)
+{
+    size_t list[GROUND_EVIDENCE_MAX], n = citations_of(a, s, list);
+    size_t end = s->end < text.len ? s->end : text.len, start = s->start < end ? s->start : end;
+    pk_kstr(k, "text", (struct cairn_str){text.p + start, end - start});
+    pk_kuint(k, "start", start);
+    pk_kuint(k, "end", end);
+    pk_kcstr(k, "verdict", verdict_name(s->verdict));
+    pk_knum(k, "score", (double)s->score);
+    pk_cstr(k, "citations");
+    pk_array(k, n);
+    for (size_t i = 0; i < n; i++) {
+        const struct ground_evidence *e = &s->evidence[list[i]];
+        const struct retrieved *h = &a->x.hits[e->source];
+        struct cairn_span at = evidence_span(h, e);
+        pk_map(k, 8);
+        pk_kuint(k, "n", e->source + 1u);
+        pk_kcstr(k, "document_id", h->document_id);
+        pk_kuint(k, "passage_id", h->passage_id);
+        pk_khash(k, "passage_hash", &h->hash);
+        pk_kuint(k, "start", h->start + at.start); /* in the document's text */
+        pk_kuint(k, "end", h->start + at.end);
+        pk_kstr(k, "text", (struct cairn_str){h->text + at.start, at.end - at.start});
+        pk_knum(k, "score", (double)e->score);
+    }
+    return n;
+}
+
+static void pack_sources(const struct ask *a, struct pk *k)
+{
+    pk_cstr(k, "sources");
+    pk_array(k, a->x.n_hits);
+    for (size_t i = 0; i < a->x.n_hits; i++) {
+        const struct retrieved *h = &a->x.hits[i];
+        pk_map(k, 9);
+        pk_kuint(k, "n", i + 1);
+        pk_kcstr(k, "document_id", h->document_id);
+        pk_kuint(k, "passage_id", h->passage_id);
+        pk_khash(k, "passage_hash", &h->hash);
+        pk_kcstr(k, "title", h->title);
+        pk_kcstr(k, "path", h->path);
+        pk_kuint(k, "start", h->start);
+        pk_kuint(k, "end", h->end);
+        pk_knum(k, "score", (double)h->score);
+    }
+}
+
+static enum cairn_err sources_hold(struct ask *a)
+{
+    size_t gone;
+    enum cairn_err err = recheck(a->c, a->q.collection, &a->x, &a->seen_generation, NULL, &gone, a->c->why);
+    if (!err && gone)
+        err =
+            cairn_fail(a->c->why, CAIRN_ESTATE, "a source was changed or deleted while answering; ask again");
+    return err;
+}
+
+static bool send_event(struct ask *a)
+{
+    a->err = sources_hold(a);
+    if (!a->err && !call_event(a->c, "ask.event", &a->event))
+        a->err = cairn_fail(a->c->why, CAIRN_ESTOPPED, "cancelled");
+    return a->err == CAIRN_OK;
+}
+
+static bool on_event(void *ctx, const struct answer_event *e)
+{
+    struct ask *a = ctx;
+    struct pk k;
+    cairn_buf_clear(&a->event);
+    pk_init(&k, &a->event);
+    if (e->kind == ANSWER_EVENT_DELTA) {
+        if (!cairn_buf_put(&a->text, e->delta.p, e->delta.len)) {
+            a->err = cairn_fail(a->c->why, CAIRN_ENOMEM, "answer");
+            return false;
+        }
+        pk_map(&k, 3);
+        pk_kcstr(&k, "kind", "delta");
+        pk_kuint(&k, "seq", a->seq++);
+        pk_kstr(&k, "text", e->delta);
+    } else {
+        pk_map(&k, 3 + SENTENCE_PAIRS);
+        pk_kcstr(&k, "kind", "sentence");
+        pk_kuint(&k, "seq", a->seq++);
+        pk_kuint(&k, "index", a->n_sentence++);
+        (void)pack_sentence(a, &k, (struct cairn_str){a->text.bytes ? a->text.bytes : "", a->text.len},
+                            e->sentence);
+    }
+    return send_event(a);
+}
+
+struct count_ctx {
+    uint64_t n;
+};
+static bool count_one(void *ctx, struct cairn_str key, struct cairn_str bytes)
+{
+    (void)key;
+    (void)bytes;
+    ((struct count_ctx *)ctx)->n++;
+    return true;
+}
+struct oldest_ctx {
+    char (*keys)[25];
+    size_t n, max;
+};
+static bool oldest_one(void *ctx, struct cairn_str key, struct cairn_str bytes)
+{
+    struct oldest_ctx *o = ctx;
+    (void)bytes;
+    if (key.len < sizeof o->keys[0]) {
+        memcpy(o->keys[o->n], key.p, key.len);
+        o->keys[o->n++][key.len] = 0;
+    }
+    return o->n < o->max;
+}
+
+/* The record of promise 7: enough to give the same answer again and to prove which one was given; no text of
+ * documents or people. Keys sort by time, so the oldest are the first. */
+static enum cairn_err keep_answer(struct ask *a, const struct answer *w, const char *model,
+                                  const char *sha256, uint64_t seed, char id[25], struct cairn_why *why)
+{
+    struct service *s = a->c->s;
+    struct store_view *v = NULL;
+    struct store_batch *b = NULL;
+    struct cairn_buf rec;
+    struct pk k;
+    enum { PRUNE = 64 };
+    char old[PRUNE][25];
+    struct oldest_ctx o = {old, 0, PRUNE};
+    uint64_t generation;
+    cairn_buf_init(&rec, 1u << 20);
+    pthread_mutex_lock(&s->answers_mu);
+    enum cairn_err err = store_view_begin(&v, s->store, why);
+    if (!err && !s->answers_counted) {
+        struct count_ctx n = {0};
+        err = store_record_each(v, "answer", (struct cairn_str){"", 0}, count_one, &n, why);
+        s->n_answers = n.n;
+        s->answers_counted = !err;
+    }
+    if (!err && s->n_answers >= conf_size(s, "api.answers_max"))
+        err = store_record_each(v, "answer", (struct cairn_str){"", 0}, oldest_one, &o, why);
+    store_view_end(v);
+    snprintf(id, 25, "%016" PRIx64 "%08" PRIx32, (uint64_t)cairn_wall_us(), (uint32_t)s->answer_turn++);
+    pk_init(&k, &rec);
+    pk_map(&k, 9);
+    pk_kuint(&k, "generation", a->x.generation);
+    pk_kcstr(&k, "collection", a->q.collection);
+    pk_khash(&k, "prompt_hash", &w->prompt_hash);
+    pk_kcstr(&k, "model", model);
+    pk_kcstr(&k, "model_sha256", sha256);
+    pk_kuint(&k, "seed", seed);
+    pk_kcstr(&k, "mode", mode_names[w->mode]);
+    pk_kcstr(&k, "refusal", w->refusal == REFUSAL_NONE ? NULL : refusal_name(w->refusal));
+    pk_cstr(&k, "verdicts");
+    pk_array(&k, w->n_sentences);
+    for (size_t i = 0; i < w->n_sentences; i++) {
+        pk_array(&k, 4);
+        pk_uint(&k, w->sentences[i].start);
+        pk_uint(&k, w->sentences[i].end);
+        pk_cstr(&k, verdict_name(w->sentences[i].verdict));
+        pk_num(&k, (double)w->sentences[i].score);
+    }
+    if (!err && rec.failed)
+        err = cairn_fail(why, CAIRN_ENOMEM, "answer record");
+    if (!err)
+        err = store_batch_begin(&b, s->store, why);
+    if (!err)
+        err = store_record_put(b, "answer", cairn_str_of(id), rec.bytes, rec.len, why);
+    for (size_t i = 0; i < o.n && !err; i++) {
+        err = store_record_delete(b, "answer", cairn_str_of(old[i]), why);
+        if (err == CAIRN_ENOTFOUND)
+            err = CAIRN_OK;
+    }
+    if (!err) {
+        err = store_batch_commit(b, &generation, why);
+        b = NULL;
+    }
+    if (b)
+        store_batch_abort(b);
+    if (!err)
+        s->n_answers += 1 - o.n;
+    pthread_mutex_unlock(&s->answers_mu);
+    cairn_buf_release(&rec);
+    return err;
+}
+
+static void pack_timings(struct pk *k, const struct retrieval *x, const struct answer *w, int64_t retrieve_us,
+                         int64_t total_us)
+{
+    const struct {
+        const char *name;
+        int64_t us;
+    } t[] = {
+        {"embed",       x->embed_us      },
+        {"lexical",     x->lexical_us    },
+        {"dense",       x->dense_us      },
+        {"fuse",        x->fuse_us       },
+        {"rerank",      x->rerank_us     },
+        {"retrieve",    retrieve_us      },
+        {"prompt",      w->prompt_us     },
+        {"prefill",     w->prefill_us    },
+        {"first_token", w->first_token_us},
+        {"decode",      w->decode_us     },
+        {"check",       w->check_us      },
+        {"total",       total_us         }
+    };
+    pk_cstr(k, "timings_ms");
+    pk_map(k, sizeof t / sizeof t[0]);
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++)
+        pk_knum(k, t[i].name, (double)t[i].us / 1e3);
+}
+
+enum cairn_err m_ask(struct call *c)
+{
+    int64_t from = cairn_now_us();
+    struct ask *a = cairn_calloc(1, sizeof *a);
+    if (!a)
+        return cairn_fail(c->why, CAIRN_ENOMEM, "question");
+    struct cairn_str question = {NULL, 0}, *stops = NULL;
+    size_t n_stops = 0;
+    char **stop = NULL;
+    struct answer_source *sources = NULL;
+    struct answer w = {0};
+    bool answered = false;
+    uint64_t max_tokens = 0, seed = 0;
+    double temperature = 0, top_p = 0, min_p = 0;
+    int mode = ANSWER_AUTO;
+    bool drop = false;
+    struct generator *g = NULL;
+    struct decoder *d = NULL;
+    a->c = c;
+    cairn_buf_init(&a->event, 1u << 20);
+    cairn_buf_init(&a->text, 1u << 20);
+    (void)p_str(&c->p, "question", true, 1, QUERY_BYTES_MAX, &question);
+    query_params(c, &a->q, 5);
+    (void)p_enum(&c->p, "mode", mode_names, &mode);
+    (void)p_uint(&c->p, "max_tokens", false, 1, 1u << 20, &max_tokens);
+    (void)p_num(&c->p, "temperature", false, 0, 10, &temperature);
+    (void)p_num(&c->p, "top_p", false, 0, 1, &top_p);
+    (void)p_num(&c->p, "min_p", false, 0, 1, &min_p);
+    (void)p_uint(&c->p, "seed", false, 0, UINT64_MAX, &seed);
+    (void)p_strs(&c->p, "stop", false, 16, 256, &stops, &n_stops);
+    (void)p_bool(&c->p, "drop_unsupported", &drop);
+    enum cairn_err err = p_close(&c->p, c);
+    for (size_t i = 0; i < n_stops && !err; i++)
+        if (stops[i].len == 0)
+            err = cairn_fail(c->why, CAIRN_EINVAL, "param stop[%zu]: empty", i);
+    if (!err && a->q.r.k > 64)
+        err =
+            cairn_fail(c->why, CAIRN_EINVAL, "param k: got %zu, want 1..64 sources for an answer", a->q.r.k);
+    if (!err)
+        err = query_open(c, &a->q);
+    if (!err) {
+        bool decoder =
+            mode != ANSWER_EXTRACT && (mode == ANSWER_GENERATE || service_has_model(c->s, MODEL_GENERATOR));
+        if (!decoder && mode == ANSWER_AUTO)
+            call_warn(c, "no generator on this service: the answer quotes the sources");
+        if (decoder)
+            err = service_decoder(c->s, &d, c->why);
+        if (!err)
+            err = service_generator_with(c->s, decoder, &g, c->why);
+    }
+    if (err)
+        goto done;
+    stop = cairn_calloc(n_stops, sizeof *stop);
+    for (size_t i = 0; stop && i < n_stops; i++)
+        if (!(stop[i] = str_dup(stops[i])))
+            err = cairn_fail(c->why, CAIRN_ENOMEM, "question");
+    if (err || !stop) {
+        err = cairn_fail(c->why, CAIRN_ENOMEM, "question");
+        goto done;
+    }
+    a->q.r.query = question;
+    a->q.r.with_vectors = true;
+    err = retrieve(a->q.retriever, &a->q.r, &a->x, c->stop, c->why);
+    if (err)
+        goto done;
+    a->seen_generation = a->x.generation;
+    int64_t retrieve_us = cairn_now_us() - from;
+    sources = cairn_calloc(a->x.n_hits, sizeof *sources);
+    if (!sources) {
+        err = cairn_fail(c->why, CAIRN_ENOMEM, "question");
+        goto done;
+    }
+    for (size_t i = 0; i < a->x.n_hits; i++) {
+        const struct retrieved *h = &a->x.hits[i];
+        sources[i] = (struct answer_source){cairn_str_of(h->title),
+                                            cairn_str_of(h->path),
+                                            cairn_str_of(h->text),
+                                            h->score,
+                                            h->dense,
+                                            h->rerank,
+                                            h->vector};
+    }
+    bool events = c->sink && c->sink->event;
+    if (events) {
+        struct pk k;
+        pk_init(&k, &a->event);
+        pk_map(&k, 4);
+        pk_kcstr(&k, "kind", "sources");
+        pk_kuint(&k, "seq", a->seq++);
+        pk_kuint(&k, "generation", a->x.generation);
+        pack_sources(a, &k);
+        if (!send_event(a)) {
+            err = a->err;
+            goto done;
+        }
+    }
+    err = generator_answer(g,
+                           &(struct answer_request){.question = question,
+                                                    .sources = sources,
+                                                    .n_sources = a->x.n_hits,
+                                                    .mode = (enum answer_mode)mode,
+                                                    .max_tokens = (uint32_t)max_tokens,
+                                                    .temperature = (float)temperature,
+                                                    .top_p = (float)top_p,
+                                                    .min_p = (float)min_p,
+                                                    .seed = seed,
+                                                    .stop = (const char *const *)stop,
+                                                    .n_stop = n_stops,
+                                                    .language = a->q.info.opts.language,
+                                                    .drop_unsupported = drop,
+                                                    .on_event = events ? on_event : NULL,
+                                                    .ctx = a},
+                           &w, c->stop, c->why);
+    answered = !err;
+    if (a->err)
+        err = a->err; /* the reason the generator was stopped for; why holds its words when it came last */
+    if (a->err == CAIRN_ESTATE)
+        (void)cairn_fail(c->why, a->err, "a source was changed or deleted while answering; ask again");
+    if (!err)
+        err = cairn_stopped(c->stop, c->why);
+    if (err == CAIRN_EDEADLINE && answered && w.text_len)
+        err = CAIRN_OK; /* what was written and checked in time is given; finish says why it ends there */
+    if (err)
+        goto done;
+
+    const char *model = w.mode == ANSWER_EXTRACT || !d ? "" : decoder_name(d);
+    char id[25] = "";
+    if (conf_on(c->s, "api.keep_answers") && !c->s->read_only) {
+        struct cairn_why kept = {{0}};
+        if (keep_answer(a, &w, model, model[0] ? c->s->decoder_sha256 : "", seed, id, &kept) != CAIRN_OK) {
+            CAIRN_LOG(API, WARN, "answer record not stored why=\"%s\"", kept.text);
+            call_warn(c, "the record of this answer was not stored: %.100s", kept.text);
+            id[0] = 0;
+        }
+    }
+    err = sources_hold(a); /* last of all: nothing of a deleted document leaves */
+    if (err)
+        goto done;
+    struct pk *k = &c->out;
+    struct cairn_str text = {w.text ? w.text : "", w.text_len};
+    uint64_t n_citations = 0;
+    call_map(c, 15u + a->q.explain);
+    pk_kuint(k, "generation", a->x.generation);
+    pk_kstr(k, "text", text);
+    pk_cstr(k, "sentences");
+    pk_array(k, w.n_sentences);
+    for (size_t i = 0; i < w.n_sentences; i++) {
+        const struct ground_sentence *s = &w.sentences[i];
+        pk_map(k, SENTENCE_PAIRS);
+        n_citations += pack_sentence(a, k, text, s);
+        atomic_fetch_add(&c->s->metrics.sentences[s->verdict], 1);
+    }
+    pk_cstr(k, "refusal");
+    if (w.refusal == REFUSAL_NONE) {
+        pk_nil(k);
+    } else {
+        pk_map(k, 2);
+        pk_kcstr(k, "reason", refusal_name(w.refusal));
+        pk_kcstr(k, "message", w.refusal_message ? w.refusal_message : "");
+        atomic_fetch_add(&c->s->metrics.refusals, 1);
+    }
+    pk_kcstr(k, "model", model);
+    pk_cstr(k, "usage");
+    pk_map(k, 2);
+    pk_kuint(k, "prompt_tokens", w.prompt_tokens);
+    pk_kuint(k, "completion_tokens", w.completion_tokens);
+    pk_kcstr(k, "mode", mode_names[w.mode]);
+    pk_kcstr(k, "finish", w.finish);
+    pk_knum(k, "support_score", (double)w.support_score);
+    pk_kuint(k, "citations_dropped", w.citations_dropped);
+    pk_kuint(k, "sources_used", w.sources_used);
+    pk_khash(k, "prompt_hash", &w.prompt_hash);
+    pk_kcstr(k, "answer_id", id[0] ? id : NULL);
+    pack_sources(a, k);
+    pack_timings(k, &a->x, &w, retrieve_us, cairn_now_us() - from);
+    if (a->q.explain)
+        pack_explain(k, &a->q, &a->x);
+    call_end(c);
+    atomic_fetch_add(&c->s->metrics.prompt_tokens, w.prompt_tokens);
+    atomic_fetch_add(&c->s->metrics.completion_tokens, w.completion_tokens);
+    atomic_fetch_add(&c->s->metrics.citations, n_citations);
+    atomic_fetch_add(&c->s->metrics.citations_dropped, w.citations_dropped);
+done:
+    if (answered)
+        answer_release(&w);
+    retrieval_release(&a->x);
+    for (size_t i = 0; stop && i < n_stops; i++)
+        cairn_free(stop[i]);
+    cairn_free(stop);
+    cairn_free(stops);
+    cairn_free(sources);
+    cairn_buf_release(&a->event);
+    cairn_buf_release(&a->text);
+    cairn_free(a);
+    return err;
+}
+
+/* ---- ground.check ---- */
+
+enum cairn_err m_ground_check(struct call *c)
+{
+    struct cairn_str text = {NULL, 0}, question = {"", 0}, language = {NULL, 0};
+    const msgpack_object_array *list = NULL;
+    double support_min = 0;
+    struct ground_source src[GROUND_SOURCES_MAX];
+    struct encoder *e = NULL;
+    struct grounding *g = NULL;
+    struct ground_sentence *s = NULL;
+    size_t n = 0;
+    float support = 0;
+    char lang[24] = "english";
+    (void)p_str(&c->p, "text", true, 1, GROUND_TEXT_BYTES_MAX, &text);
+    (void)p_array(&c->p, "sources", true, GROUND_SOURCES_MAX, &list);
+    (void)p_str(&c->p, "question", false, 0, QUERY_BYTES_MAX, &question);
+    (void)p_str(&c->p, "language", false, 0, sizeof lang - 1, &language);
+    (void)p_num(&c->p, "support_min", false, 0, 1, &support_min);
+    enum cairn_err err = p_close(&c->p, c);
+    if (err)
+        return err;
+    if (list->size == 0)
+        return cairn_fail(c->why, CAIRN_EINVAL,
+                          "param sources: empty; want at least one text to check against");
+    for (uint32_t i = 0; i < list->size && !err; i++) {
+        const msgpack_object *o = &list->ptr[i];
+        src[i] = (struct ground_source){
+            {NULL, 0},
+            NULL
+        };
+        if (o->type == MSGPACK_OBJECT_STR) {
+            src[i].text = (struct cairn_str){o->via.str.ptr, o->via.str.size};
+        } else {
+            char where[48];
+            struct params p;
+            snprintf(where, sizeof where, "param sources[%u].", i);
+            p_open(&p, o, where, c->why);
+            (void)p_str(&p, "text", true, 0, GROUND_SOURCE_BYTES_MAX, &src[i].text);
+            err = p_close(&p, c);
+        }
+    }
+    if (err)
+        return err;
+    if (language.p) {
+        memcpy(lang, language.p, language.len);
+        lang[language.len] = 0;
+    }
+    if (service_has_model(c->s, MODEL_EMBEDDER))
+        err = service_encoder(c->s, MODEL_EMBEDDER, &e, c->why);
+    if (!err)
+        err = grounding_open(
+            &g, src, list->size,
+            &(struct ground_opts){
+                .embedder = e, .language = lang, .question = question, .support_min = (float)support_min},
+            c->why);
+    if (!err)
+        err = grounding_check_text(g, text, &s, &n, &support, c->why);
+    if (!err) {
+        struct pk *k = &c->out;
+        call_map(c, 2);
+        pk_knum(k, "support_score", (double)support);
+        pk_cstr(k, "claims");
+        pk_array(k, n);
+        for (size_t i = 0; i < n; i++) {
+            const struct ground_sentence *t = &s[i];
+            size_t cited = t->verdict == VERDICT_SUPPORTED ? t->n_evidence : 0;
+            pk_map(k, 9);
+            pk_kstr(k, "text", (struct cairn_str){text.p + t->start, t->end - t->start});
+            pk_kuint(k, "start_pos", t->start);
+            pk_kuint(k, "end_pos", t->end);
+            pk_kcstr(k, "verdict", verdict_name(t->verdict));
+            pk_knum(k, "score", (double)t->score);
+            pk_knum(k, "contradiction", (double)t->contradiction);
+            pk_cstr(k, "citation_indices");
+            pk_array(k, cited);
+            for (size_t j = 0; j < cited; j++)
+                pk_uint(k, t->evidence[j].source);
+            pk_cstr(k, "evidence");
+            pk_array(k, t->n_evidence);
+            for (size_t j = 0; j < t->n_evidence; j++) {
+                const struct ground_evidence *v = &t->evidence[j];
+                struct cairn_str of =
+                    v->source < list->size ? src[v->source].text : (struct cairn_str){"", 0};
+                size_t end = v->end < of.len ? v->end : of.len, start = v->start < end ? v->start : end;
+                pk_map(k, 5);
+                pk_kuint(k, "source", v->source);
+                pk_kuint(k, "start", start);
+                pk_kuint(k, "end", end);
+                pk_kstr(k, "text", (struct cairn_str){of.p + start, end - start});
+                pk_knum(k, "score", (double)v->score);
+            }
+            pk_cstr(k, "flags");
+            pk_array(k, t->n_flags);
+            for (size_t j = 0; j < t->n_flags; j++) {
+                pk_map(k, 4);
+                pk_kcstr(k, "kind", t->flags[j].kind);
+                pk_kuint(k, "start", t->flags[j].start);
+                pk_kuint(k, "end", t->flags[j].end);
+                pk_kbool(k, "contradiction", t->flags[j].contradiction);
+            }
+        }
+        call_end(c);
+    }
+    cairn_free(s);
+    grounding_close(g);
+    return err;
+}

@@ -1,0 +1,112 @@
+/* api/metrics.c - counters, and their text for Prometheus. Relaxed atomics: each number is right, the set is
+ * not a snapshot. */
+#include "internal.h"
+
+const double api_bucket_s[API_BUCKETS] = {0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                                          1,     2.5,   5,    10,    30,   60,  120};
+
+void metrics_count(struct service *s, int method, enum cairn_err err, int64_t micros)
+{
+    struct api_metrics *m = &s->metrics;
+    unsigned code = (unsigned)-(int)err, b = 0;
+    if (method < 0 || method >= (int)API_METHODS_MAX || code >= API_CODES)
+        return;
+    while (b < API_BUCKETS && (double)micros > api_bucket_s[b] * 1e6)
+        b++;
+    atomic_fetch_add_explicit(&m->calls[method][code], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&m->bucket[method][b], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&m->micros[method], (uint_fast64_t)(micros > 0 ? micros : 0),
+                              memory_order_relaxed);
+}
+
+static uint64_t get(atomic_uint_fast64_t *v) { return atomic_load_explicit(v, memory_order_relaxed); }
+
+static void head(struct cairn_buf *out, const char *name, const char *type, const char *help)
+{
+    cairn_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void one(struct cairn_buf *out, const char *name, const char *type, const char *help, uint64_t v)
+{
+    head(out, name, type, help);
+    cairn_buf_printf(out, "%s %" PRIu64 "\n", name, v);
+}
+
+enum cairn_err metrics_text(struct service *s, struct cairn_buf *out)
+{
+    struct api_metrics *m = &s->metrics;
+    head(out, "cairn_build_info", "gauge", "Version; the value is always 1.");
+    cairn_buf_puts(out, "cairn_build_info{version=\"" CAIRN_VERSION "\"} 1\n");
+    head(out, "cairn_start_time_seconds", "gauge", "Start of the service since the epoch.");
+    cairn_buf_printf(out, "cairn_start_time_seconds %.3f\n", (double)s->started_us / 1e6);
+    head(out, "cairn_requests_total", "counter", "Finished requests by method and code.");
+    for (size_t i = 0; i < api_method_count(); i++)
+        for (unsigned code = 0; code < API_CODES; code++)
+            if (get(&m->calls[i][code]))
+                cairn_buf_printf(out, "cairn_requests_total{method=\"%s\",code=\"%s\"} %" PRIu64 "\n",
+                                 api_method_at(i)->name, cairn_err_name((enum cairn_err)(-(int)code)),
+                                 get(&m->calls[i][code]));
+    head(out, "cairn_request_duration_seconds", "histogram", "Time of a request on its worker, by method.");
+    for (size_t i = 0; i < api_method_count(); i++) {
+        uint64_t sum = 0;
+        for (unsigned b = 0; b <= API_BUCKETS; b++)
+            sum += get(&m->bucket[i][b]);
+        if (!sum)
+            continue;
+        const char *name = api_method_at(i)->name;
+        uint64_t below = 0;
+        for (unsigned b = 0; b < API_BUCKETS; b++) {
+            below += get(&m->bucket[i][b]);
+            cairn_buf_printf(out,
+                             "cairn_request_duration_seconds_bucket{method=\"%s\",le=\"%g\"} %" PRIu64 "\n",
+                             name, api_bucket_s[b], below);
+        }
+        cairn_buf_printf(
+            out, "cairn_request_duration_seconds_bucket{method=\"%s\",le=\"+Inf\"} %" PRIu64 "\n", name, sum);
+        cairn_buf_printf(out, "cairn_request_duration_seconds_sum{method=\"%s\"} %.6f\n", name,
+                         (double)get(&m->micros[i]) / 1e6);
+        cairn_buf_printf(out, "cairn_request_duration_seconds_count{method=\"%s\"} %" PRIu64 "\n", name, sum);
+    }
+    one(out, "cairn_connections", "gauge", "Open RPC connections.", get(&m->connections));
+    one(out, "cairn_connections_accepted_total", "counter", "RPC connections accepted.", get(&m->accepted));
+    one(out, "cairn_connections_refused_total", "counter", "RPC connections turned away at the limit.",
+        get(&m->refused_connections));
+    one(out, "cairn_requests_waiting", "gauge", "Requests that wait for a worker.", get(&m->queue));
+    one(out, "cairn_requests_running", "gauge", "Requests on a worker.", get(&m->running));
+    one(out, "cairn_requests_rejected_total", "counter",
+        "Requests refused because a queue or limit was full.", get(&m->rejected));
+    one(out, "cairn_protocol_errors_total", "counter",
+        "Connections closed because their bytes broke the protocol.", get(&m->protocol_errors));
+    one(out, "cairn_auth_failures_total", "counter", "Keys that were refused.", get(&m->auth_failures));
+    one(out, "cairn_unknown_notifications_total", "counter", "Notifications nobody asked for.",
+        get(&m->unknown_notifications));
+    head(out, "cairn_tokens_total", "counter", "Tokens of answers by kind.");
+    cairn_buf_printf(out,
+                     "cairn_tokens_total{kind=\"prompt\"} %" PRIu64
+                     "\ncairn_tokens_total{kind=\"completion\"} %" PRIu64 "\n",
+                     get(&m->prompt_tokens), get(&m->completion_tokens));
+    head(out, "cairn_sentences_total", "counter", "Sentences of answers by verdict.");
+    for (int v = 0; v < 3; v++)
+        cairn_buf_printf(out, "cairn_sentences_total{verdict=\"%s\"} %" PRIu64 "\n",
+                         verdict_name((enum verdict)v), get(&m->sentences[v]));
+    one(out, "cairn_citations_total", "counter", "Citations given.", get(&m->citations));
+    one(out, "cairn_citations_dropped_total", "counter",
+        "Citation marks of the model that nothing supported.", get(&m->citations_dropped));
+    one(out, "cairn_refusals_total", "counter", "Answers refused for want of evidence.", get(&m->refusals));
+    one(out, "cairn_passages_embedded_total", "counter", "Passages embedded.", get(&m->embedded));
+    one(out, "cairn_documents_put_total", "counter", "Documents put.", get(&m->put));
+    one(out, "cairn_documents_deleted_total", "counter", "Documents deleted.", get(&m->deleted));
+    struct store_stats st;
+    if (store_stats_get(s->store, &st, NULL) == CAIRN_OK) {
+        one(out, "cairn_store_generation", "gauge", "Generation of the store.", st.generation);
+        one(out, "cairn_store_map_bytes", "gauge", "Size of the map.", st.map_bytes);
+        one(out, "cairn_store_map_used_bytes", "gauge", "Used part of the map.", st.map_used_bytes);
+        one(out, "cairn_store_file_bytes", "gauge", "Size of the store's file.", st.file_bytes);
+        one(out, "cairn_store_readers", "gauge", "Reader slots in use.", st.readers);
+        one(out, "cairn_collections", "gauge", "Collections.", st.n_collections);
+        one(out, "cairn_documents", "gauge", "Documents.", st.n_documents);
+        one(out, "cairn_passages", "gauge", "Passages.", st.n_passages);
+        one(out, "cairn_vectors", "gauge", "Vectors.", st.n_vectors);
+    }
+    return out->failed ? CAIRN_ENOMEM : CAIRN_OK;
+}
