@@ -81,7 +81,7 @@ class AsyncClient(Methods):
                 pass
 
     async def ask_stream(self, collection: str, question: str, **options: Any) -> AsyncAskStream:
-        msgid = await self._start("ask", {"collection": collection, "question": question, "stream": True, **options})
+        msgid = await self._start("ask", {"collection": collection, "question": question, **options})
         return AsyncAskStream(self, msgid)
 
     def sync(self, collection: str, path: str, **options: Any) -> Awaitable[Any]:

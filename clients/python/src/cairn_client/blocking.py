@@ -63,7 +63,7 @@ class Client(Methods):
         self._socket.close()
 
     def ask_stream(self, collection: str, question: str, **options: Any) -> AskStream:
-        msgid = self._start("ask", {"collection": collection, "question": question, "stream": True, **options})
+        msgid = self._start("ask", {"collection": collection, "question": question, **options})
         return AskStream(self, msgid)
 
     def sync(self, collection: str, path: str, **options: Any) -> Any:

@@ -28,16 +28,16 @@ class Methods:
         return self._call("rpc.describe", {})
 
     def collection_create(self, name: str, **options: Any) -> Any:
-        return self._call("collection.create", {"name": name, **options})
+        return self._call("collection.create", {"collection": name, **options})
 
     def collection_list(self) -> Any:
         return self._call("collection.list", {})
 
     def collection_describe(self, name: str) -> Any:
-        return self._call("collection.describe", {"name": name})
+        return self._call("collection.describe", {"collection": name})
 
     def collection_drop(self, name: str) -> Any:
-        return self._call("collection.drop", {"name": name})
+        return self._call("collection.drop", {"collection": name})
 
     def put(self, collection: str, documents: Sequence[Document], *, create: Optional[bool] = None) -> Any:
         """On return the documents are on disk and in every search."""
@@ -82,7 +82,7 @@ class Methods:
         )
 
     def ground_check(self, text: str, sources: Sequence[str], **options: Any) -> Any:
-        return self._call("ground.check", {"text": text, "sources": list_of(sources), **options})
+        return self._call("ground.check", {"text": text, "sources": [{"text": source} for source in list_of(sources) or []], **options})
 
     def embed(self, texts: Sequence[str], **options: Any) -> Any:
         return self._call("embed", {"texts": list_of(texts), **options})
