@@ -48,7 +48,7 @@ struct retrieved {
 struct retrieval {
     uint64_t generation;
     uint32_t dim;
-    struct retrieved *hits;
+    struct retrieved *hits; /* best first: scores fall along the list unless mmr_lambda < 1 */
     size_t n_hits;
     uint64_t n_allowed;   /* passages the caller may see in this collection */
     float *query_vector;  /* [dim] or NULL */
