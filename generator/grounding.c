@@ -1436,12 +1436,12 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
     }
     /* polarity, against every near-best evidence sentence: one that agrees is enough */
     if (d->lo != NONE && g->english && best1 >= POLARITY_COVER_MIN) {
-        struct polarity worst = compare_polarity(g, d->lo, d->hi);
+        struct polarity worst = compare_polarity(g, at1, at1);
         unsigned looked = 0;
         for (uint32_t s = 0; s < g->n_sents && looked < CANDIDATES_MAX &&
                              (worst.negation || worst.quantity || worst.direction);
              s++) {
-            if (!in_range(g, s, mask) || g->cover[s] < 0.85f * best1 || (s >= d->lo && s <= d->hi))
+            if (!in_range(g, s, mask) || g->cover[s] < 0.85f * best1 || s == at1)
                 continue;
             looked++;
             struct polarity p = compare_polarity(g, s, s);
@@ -1688,6 +1688,29 @@ enum cairn_err grounding_features(struct grounding *g, struct cairn_str text, si
     memcpy(f, d.f, sizeof d.f);
     f[GF_COSINE] = scaled_cosine(g, cosine, mask_all(g));
     return CAIRN_OK;
+}
+
+enum cairn_err grounding_align(struct grounding *g, struct cairn_str text, float f[GF_N],
+                               struct cairn_why *why)
+{
+    enum cairn_err err = check_span(g, text, 0, text.len, why);
+    if (err)
+        return err;
+    err = read_claim(g, text, 0, text.len, why);
+    if (err)
+        return err;
+    align(g, text);
+    struct finding d;
+    find(g, text, 0, text.len, mask_all(g), &d);
+    memcpy(f, d.f, sizeof d.f);
+    return CAIRN_OK;
+}
+size_t grounding_n_sentences(const struct grounding *g) { return g->n_sents; }
+struct ground_evidence grounding_sentence(const struct grounding *g, size_t i)
+{
+    const struct gsent *t = &g->sents[i];
+    return (struct ground_evidence){
+        .source = t->source, .start = t->start, .end = t->end, .score = g->cover[i]};
 }
 
 static void add_evidence(const struct grounding *g, struct ground_sentence *out, uint32_t source,

@@ -35,6 +35,13 @@ CAIRN_MUST_USE enum cairn_err grounding_features(struct grounding *g, struct cai
                                                  struct cairn_why *why);
 float grounding_combine(const float f[GF_N], bool with_cosine);
 
+/* Aligns any text (a question, say) with the sources; then grounding_sentence gives each source sentence with
+ * its share of the text's content words as score. */
+CAIRN_MUST_USE enum cairn_err grounding_align(struct grounding *g, struct cairn_str text, float f[GF_N],
+                                              struct cairn_why *why);
+size_t grounding_n_sentences(const struct grounding *g);
+struct ground_evidence grounding_sentence(const struct grounding *g, size_t i);
+
 /* Does the sentence state anything that a source could carry? Questions, greetings, headings, list
  * introductions, refusals and talk about the answer itself do not. */
 bool grounding_is_claim(struct cairn_str sentence);

@@ -125,6 +125,8 @@ struct generator;
 CAIRN_MUST_USE enum cairn_err generator_open(struct generator **out, struct decoder *d, struct encoder *embedder, struct encoder *reranker,
                                          const struct cairn_config *config, struct cairn_why *why);
 void generator_close(struct generator *g);
+/* Cancelled or past its deadline with text already written: CAIRN_OK with that text, its verdicts and finish "cancelled" or
+ * "deadline"; with none: CAIRN_ESTOPPED or CAIRN_EDEADLINE. A refusal is CAIRN_OK. On failure *out needs no release. */
 CAIRN_MUST_USE enum cairn_err generator_answer(struct generator *g, const struct answer_request *q, struct answer *out, const struct cairn_stop *stop,
                                            struct cairn_why *why);
 void answer_release(struct answer *a);

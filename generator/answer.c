@@ -1,0 +1,738 @@
+/* answer.c - a question and its sources to an answer: relevance, prompt or extraction, decoding with the
+ * checker beside it, refusals.
+ *
+ * One answer: the calling thread decodes and calls on_event; one checker thread, started for the call, takes
+ * finished sentences from a bounded queue and leaves verdicts, which the caller's thread hands out between
+ * tokens. The text lies at one address (stream.h), the checker reads only bytes that are final. Lock order:
+ * generator.lock (the idle sequence) and checker.lock are never held together.
+ *
+ * Between calls the generator keeps one decoder sequence, cut back to the tokens of the fixed template and
+ * system message: retrieved text and questions never stay, so nothing passes from one caller to another. */
+#include "answer_internal.h"
+#include "prompt.h"
+#include "stream.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SENTENCES_MAX 512u
+#define QUESTION_BYTES_MAX 16384u
+#define CONTEXT_ROUND 512u
+#define RESERVE_TOKENS 192u /* template, system message and borders beside sources and question */
+#define RELEVANCE_SOURCES_MAX 4u
+
+struct generator {
+    struct decoder *decoder;
+    struct encoder *embedder, *reranker;
+    const struct cairn_config *config;
+    float baseline;
+    size_t weight_bytes;
+    pthread_mutex_t lock; /* guards what follows */
+    struct decoder_seq *idle;
+    uint32_t idle_ctx;
+    int32_t *idle_ids; /* the tokens that idle holds */
+    size_t n_idle;
+};
+
+static double conf(const struct generator *g, const char *key)
+{
+    if (g->config)
+        return cairn_config_num(g->config, key);
+    for (size_t i = 0; i < generator_conf_len; i++)
+        if (strcmp(generator_conf[i].key, key) == 0)
+            return generator_conf[i].def;
+    CAIRN_CHECK(!"configuration key of the generator");
+    return 0;
+}
+
+const char *refusal_name(enum refusal r)
+{
+    static const char *const names[] = {"none",        "no_passages",   "low_relevance",
+                                        "unsupported", "model_refused", "not_permitted"};
+    return (unsigned)r < sizeof names / sizeof names[0] ? names[r] : "unknown";
+}
+static const char *refusal_text(enum refusal r)
+{
+    switch (r) {
+    case REFUSAL_NO_PASSAGES:
+        return "No document you may read matches this question.";
+    case REFUSAL_LOW_RELEVANCE:
+        return "The documents found do not speak of this question closely enough to answer it.";
+    case REFUSAL_UNSUPPORTED:
+        return "An answer was written, but the documents do not support it, so it is withheld.";
+    case REFUSAL_MODEL:
+        return "The documents found do not contain the answer.";
+    case REFUSAL_NOT_PERMITTED:
+        return "You may not ask this.";
+    default:
+        return "";
+    }
+}
+
+enum cairn_err generator_open(struct generator **out, struct decoder *d, struct encoder *embedder,
+                              struct encoder *reranker, const struct cairn_config *config,
+                              struct cairn_why *why)
+{
+    *out = NULL;
+    struct generator *g = cairn_calloc(1, sizeof *g);
+    if (!g)
+        return cairn_fail(why, CAIRN_ENOMEM, "generator");
+    g->decoder = d;
+    g->embedder = embedder;
+    g->reranker = reranker;
+    g->config = config;
+    if (d) {
+        size_t kv;
+        decoder_memory(d, &g->weight_bytes, &kv);
+    }
+    if (embedder) {
+        enum cairn_err err = grounding_embed_baseline(embedder, &g->baseline, why);
+        if (err) {
+            cairn_free(g);
+            return cairn_wrap(why, err, "embedder for the grounding checker");
+        }
+    }
+    if (pthread_mutex_init(&g->lock, NULL) != 0) {
+        cairn_free(g);
+        return cairn_fail(why, CAIRN_ENOMEM, "generator lock");
+    }
+    *out = g;
+    return CAIRN_OK;
+}
+
+void generator_close(struct generator *g)
+{
+    if (!g)
+        return;
+    decoder_seq_close(g->idle);
+    cairn_free(g->idle_ids);
+    (void)pthread_mutex_destroy(&g->lock);
+    cairn_free(g);
+}
+
+void answer_release(struct answer *a)
+{
+    if (!a)
+        return;
+    cairn_free(a->text);
+    cairn_free(a->sentences);
+    cairn_free(a->refusal_message);
+    memset(a, 0, sizeof *a);
+}
+
+/* ---- the checker thread
+ * ------------------------------------------------------------------------------------------------------ */
+
+struct checker {
+    struct grounding *grounding;
+    const char *text; /* the stream's: bytes below a queued span's end are final */
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t lock; /* guards all below but `told` */
+    pthread_cond_t changed;
+    struct cairn_span *spans;     /* [SENTENCES_MAX] */
+    struct ground_sentence *list; /* [SENTENCES_MAX] */
+    size_t queued, done;
+    bool closed;
+    enum cairn_err err;
+    struct cairn_why why;
+    int64_t busy_us;
+    size_t told; /* verdicts handed out; the caller's thread only */
+};
+
+static void *checker_main(void *p)
+{
+    struct checker *c = p;
+    (void)pthread_mutex_lock(&c->lock);
+    for (;;) {
+        while (c->done == c->queued && !c->closed)
+            (void)pthread_cond_wait(&c->changed, &c->lock);
+        if (c->done == c->queued || c->err)
+            break;
+        struct cairn_span s = c->spans[c->done];
+        (void)pthread_mutex_unlock(&c->lock);
+        struct cairn_why why = {{0}};
+        struct ground_sentence r;
+        int64_t t0 = cairn_now_us();
+        enum cairn_err err =
+            grounding_check(c->grounding, (struct cairn_str){c->text, s.end}, s.start, s.end, &r, &why);
+        int64_t took = cairn_now_us() - t0;
+        (void)pthread_mutex_lock(&c->lock);
+        c->busy_us += took;
+        if (err) {
+            c->err = err;
+            c->why = why;
+        } else {
+            c->list[c->done++] = r;
+        }
+        (void)pthread_cond_broadcast(&c->changed);
+        if (err)
+            break;
+    }
+    (void)pthread_mutex_unlock(&c->lock);
+    return NULL;
+}
+
+static enum cairn_err checker_start(struct checker *c, struct grounding *g, const char *text,
+                                    struct cairn_why *why)
+{
+    memset(c, 0, sizeof *c);
+    c->grounding = g;
+    c->text = text;
+    c->spans = cairn_calloc(SENTENCES_MAX, sizeof *c->spans);
+    c->list = cairn_calloc(SENTENCES_MAX, sizeof *c->list);
+    if (!c->spans || !c->list)
+        return cairn_fail(why, CAIRN_ENOMEM, "verdicts");
+    (void)pthread_mutex_init(&c->lock, NULL);
+    (void)pthread_cond_init(&c->changed, NULL);
+    int rc = pthread_create(&c->thread, NULL, checker_main, c);
+    if (rc != 0) {
+        (void)pthread_cond_destroy(&c->changed);
+        (void)pthread_mutex_destroy(&c->lock);
+        return cairn_fail_errno(why, rc, "checker thread");
+    }
+    c->started = true;
+    return CAIRN_OK;
+}
+
+static bool checker_add(struct checker *c, struct cairn_span s)
+{
+    (void)pthread_mutex_lock(&c->lock);
+    bool room = c->queued < SENTENCES_MAX;
+    if (room)
+        c->spans[c->queued++] = s;
+    (void)pthread_cond_broadcast(&c->changed);
+    (void)pthread_mutex_unlock(&c->lock);
+    return room;
+}
+
+/* Hands out verdicts that are ready; wait: until all are. False when the caller's event function said stop.
+ */
+static bool checker_tell(struct checker *c, const struct answer_request *q, bool wait)
+{
+    bool go_on = true;
+    (void)pthread_mutex_lock(&c->lock);
+    for (;;) {
+        while (c->told < c->done) {
+            struct ground_sentence r = c->list[c->told++];
+            (void)pthread_mutex_unlock(&c->lock);
+            struct answer_event e = {.kind = ANSWER_EVENT_SENTENCE, .sentence = &r};
+            if (q->on_event && go_on && !q->on_event(q->ctx, &e))
+                go_on = false;
+            (void)pthread_mutex_lock(&c->lock);
+        }
+        if (!wait || c->err || c->done == c->queued)
+            break;
+        (void)pthread_cond_wait(&c->changed, &c->lock);
+    }
+    (void)pthread_mutex_unlock(&c->lock);
+    return go_on;
+}
+
+static void checker_stop(struct checker *c)
+{
+    if (c->started) {
+        (void)pthread_mutex_lock(&c->lock);
+        c->closed = true;
+        (void)pthread_cond_broadcast(&c->changed);
+        (void)pthread_mutex_unlock(&c->lock);
+        (void)pthread_join(c->thread, NULL);
+        (void)pthread_cond_destroy(&c->changed);
+        (void)pthread_mutex_destroy(&c->lock);
+        c->started = false;
+    }
+    cairn_free(c->spans);
+    cairn_free(c->list);
+    c->spans = NULL;
+    c->list = NULL;
+}
+
+/* ---- one answer
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
+struct work {
+    struct generator *g;
+    const struct answer_request *q;
+    const struct cairn_stop *stop;
+    struct answer *a;
+    struct grounding *grounding;
+    struct stream stream;
+    struct checker checker;
+    bool checking;
+    size_t emitted; /* bytes of text sent as deltas */
+    bool cancelled;
+    int64_t start_us;
+};
+
+static const char not_found[] = "NOT FOUND";
+
+/* Sends final text as a delta, except while it may still turn out to be the word for a refusal. */
+static void emit(struct work *w, bool last)
+{
+    struct stream *s = &w->stream;
+    size_t lead = 0;
+    while (lead < s->final && strchr(" \n\t\"*", s->text[lead]))
+        lead++;
+    size_t n = s->final - lead < sizeof not_found - 1 ? s->final - lead : sizeof not_found - 1;
+    if (w->emitted == 0 && memcmp(s->text + lead, not_found, n) == 0 && (n == sizeof not_found - 1 || !last))
+        return;
+    if (s->final > w->emitted && w->q->on_event && !w->cancelled) {
+        struct answer_event e = {
+            .kind = ANSWER_EVENT_DELTA, .delta = {s->text + w->emitted, s->final - w->emitted}
+        };
+        if (!w->q->on_event(w->q->ctx, &e))
+            w->cancelled = true;
+    }
+    w->emitted = s->final;
+}
+static bool says_not_found(const struct stream *s)
+{
+    size_t lead = 0;
+    while (lead < s->final && strchr(" \n\t\"*", s->text[lead]))
+        lead++;
+    return s->final - lead >= sizeof not_found - 1 &&
+           memcmp(s->text + lead, not_found, sizeof not_found - 1) == 0;
+}
+
+static enum cairn_err refuse(struct answer *a, enum refusal r, struct cairn_why *why)
+{
+    cairn_free(a->sentences);
+    a->sentences = NULL;
+    a->n_sentences = 0;
+    cairn_free(a->text);
+    a->text = cairn_strdup("");
+    a->text_len = 0;
+    a->refusal = r;
+    a->refusal_message = cairn_strdup(refusal_text(r));
+    a->finish = "refused";
+    a->support_score = 0;
+    return a->text && a->refusal_message ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "refusal");
+}
+
+static enum cairn_err take_sequence(struct generator *g, const struct prompt *p, uint32_t need,
+                                    struct decoder_seq **seq, uint32_t *ctx, size_t *n_cached,
+                                    struct cairn_why *why)
+{
+    *n_cached = 0;
+    (void)pthread_mutex_lock(&g->lock);
+    *seq = g->idle;
+    *ctx = g->idle_ctx;
+    g->idle = NULL;
+    if (*seq && *ctx >= need) {
+        while (*n_cached < g->n_idle && *n_cached < p->n_fixed && g->idle_ids[*n_cached] == p->ids[*n_cached])
+            ++*n_cached;
+        if (*n_cached == p->n) /* the last token has to be evaluated to have its logits */
+            --*n_cached;
+        g->n_idle = 0;
+        (void)pthread_mutex_unlock(&g->lock);
+        decoder_seq_truncate(*seq, (uint32_t)*n_cached);
+        return CAIRN_OK;
+    }
+    g->n_idle = 0;
+    (void)pthread_mutex_unlock(&g->lock);
+    decoder_seq_close(*seq);
+    *seq = NULL;
+    uint32_t all = decoder_n_ctx(g->decoder),
+             round = (need + CONTEXT_ROUND - 1) / CONTEXT_ROUND * CONTEXT_ROUND;
+    *ctx = round < all ? round : all;
+    return decoder_seq_open(seq, g->decoder, *ctx, why);
+}
+
+static void give_sequence(struct generator *g, const struct prompt *p, struct decoder_seq *seq, uint32_t ctx)
+{
+    size_t keep = p->n_fixed < decoder_seq_len(seq) ? p->n_fixed : decoder_seq_len(seq);
+    decoder_seq_truncate(seq, (uint32_t)keep);
+    int32_t *ids = cairn_malloc((keep ? keep : 1) * sizeof *ids);
+    if (ids) {
+        memcpy(ids, p->ids, keep * sizeof *ids);
+        (void)pthread_mutex_lock(&g->lock);
+        if (!g->idle) {
+            g->idle = seq;
+            g->idle_ctx = ctx;
+            cairn_free(g->idle_ids);
+            g->idle_ids = ids;
+            g->n_idle = keep;
+            seq = NULL;
+            ids = NULL;
+        }
+        (void)pthread_mutex_unlock(&g->lock);
+    }
+    cairn_free(ids);
+    decoder_seq_close(seq);
+}
+
+static enum cairn_err generate(struct work *w, struct cairn_why *why)
+{
+    struct generator *g = w->g;
+    struct answer *a = w->a;
+    const struct answer_request *q = w->q;
+    const struct tokenizer *t = decoder_tokenizer(g->decoder);
+    uint32_t max_tokens = q->max_tokens ? q->max_tokens : (uint32_t)conf(g, "generator.answer_tokens_max");
+    struct prompt_limits limits = {.context_tokens = (size_t)conf(g, "generator.context_tokens"),
+                                   .question_tokens_max = (size_t)conf(g, "generator.question_tokens_max"),
+                                   .sources_max = (size_t)conf(g, "generator.sources_max")};
+    uint32_t n_ctx = decoder_n_ctx(g->decoder);
+    if (max_tokens > n_ctx / 2)
+        max_tokens = n_ctx / 2;
+    size_t room = n_ctx - max_tokens > RESERVE_TOKENS + limits.question_tokens_max
+                      ? n_ctx - max_tokens - RESERVE_TOKENS - limits.question_tokens_max
+                      : 64;
+    if (limits.context_tokens > room)
+        limits.context_tokens = room;
+    int64_t t0 = cairn_now_us();
+    struct prompt p;
+    enum cairn_err err = prompt_build(&p, t, decoder_template(g->decoder), q, &limits, why);
+    if (err)
+        return err;
+    a->prompt_us += cairn_now_us() - t0;
+    a->prompt_tokens = (uint32_t)p.n;
+    a->sources_used = (uint32_t)p.sources_used;
+    a->sources_dropped = (uint32_t)p.sources_dropped;
+    a->prompt_hash = cairn_hash_bytes(p.ids, p.n * sizeof *p.ids);
+    struct decoder_seq *seq = NULL;
+    uint32_t seq_ctx = 0;
+    size_t n_vocab = decoder_n_vocab(g->decoder), n_cached = 0, n_ids = 0;
+    float *logits = cairn_malloc(n_vocab * sizeof *logits),
+          *scratch = cairn_malloc(n_vocab * sizeof *scratch);
+    int32_t *ids = cairn_malloc((size_t)max_tokens * sizeof *ids);
+    if (!logits || !scratch || !ids) {
+        err = cairn_fail(why, CAIRN_ENOMEM, "logits of %zu entries", n_vocab);
+        goto done;
+    }
+    err = take_sequence(g, &p, (uint32_t)p.n + max_tokens, &seq, &seq_ctx, &n_cached, why);
+    if (err)
+        goto done;
+    t0 = cairn_now_us();
+    err = decoder_eval(seq, p.ids + n_cached, p.n - n_cached, false, logits, w->stop, why);
+    a->prefill_us = cairn_now_us() - t0;
+    if (err)
+        goto done;
+    struct sampler sampler = {
+        .temperature = q->temperature, .top_p = q->top_p, .min_p = q->min_p, .state = q->seed};
+    a->finish = "length";
+    int64_t decode_start = cairn_now_us();
+    while (n_ids < max_tokens) {
+        err = cairn_stopped(w->stop, why);
+        if (err || w->cancelled)
+            break;
+        int32_t id = sampler_next(&sampler, logits, n_vocab, tokenizer_n_vocab(t), scratch);
+        if (n_ids == 0)
+            a->first_token_us = cairn_now_us() - w->start_us;
+        if (id < 0 || tokenizer_is_end(t, id)) {
+            a->finish = "end";
+            break;
+        }
+        ids[n_ids++] = id;
+        struct cairn_str piece = tokenizer_piece(t, id, false);
+        size_t from;
+        stream_add(&w->stream, piece.p, piece.len, &from);
+        emit(w, false);
+        if (says_not_found(&w->stream)) {
+            a->finish = "end";
+            break;
+        }
+        struct cairn_span span;
+        bool room_left = true;
+        while (stream_sentence(&w->stream, false, &span))
+            room_left = checker_add(&w->checker, span) && room_left;
+        if (!checker_tell(&w->checker, q, false))
+            w->cancelled = true;
+        if (w->stream.stopped) {
+            a->finish = "stop";
+            break;
+        }
+        if (w->stream.full || !room_left)
+            break;
+        if (stream_looping(ids, n_ids)) {
+            a->finish = "repetition";
+            break;
+        }
+        if (n_ids == max_tokens)
+            break;
+        err = decoder_eval(seq, &id, 1, false, logits, w->stop, why);
+        if (err)
+            break;
+    }
+    a->decode_us = cairn_now_us() - decode_start;
+    a->completion_tokens = (uint32_t)n_ids;
+    if ((err == CAIRN_ESTOPPED || err == CAIRN_EDEADLINE) && w->stream.final > 0) {
+        a->finish = err == CAIRN_ESTOPPED ? "cancelled" : "deadline";
+        err = CAIRN_OK;
+    }
+    if (w->cancelled)
+        a->finish = "cancelled";
+    if (!err) {
+        size_t from;
+        stream_end(&w->stream, &from);
+        emit(w, true);
+    }
+done:
+    if (seq)
+        give_sequence(g, &p, seq, seq_ctx);
+    cairn_free(logits);
+    cairn_free(scratch);
+    cairn_free(ids);
+    prompt_release(&p);
+    return err;
+}
+
+static enum cairn_err extract(struct work *w, size_t n_sources, struct cairn_why *why)
+{
+    struct extract_pick picks[8];
+    size_t n = 0, max = (size_t)conf(w->g, "generator.extract_sentences_max");
+    float f[GF_N];
+    w->a->sources_used = (uint32_t)n_sources;
+    w->a->sources_dropped = (uint32_t)(w->q->n_sources - n_sources);
+    w->a->prompt_hash = cairn_hash_bytes(w->q->question.p, w->q->question.len);
+    int64_t t0 = cairn_now_us();
+    enum cairn_err err = grounding_align(w->grounding, w->q->question, f, why);
+    if (!err)
+        err =
+            extract_pick_sentences(w->grounding, w->q, w->g->reranker, w->g->embedder, max < 8 ? max : 8,
+                                   (float)conf(w->g, "generator.extract_share_min"), picks, &n, w->stop, why);
+    if (err)
+        return err;
+    w->a->decode_us = cairn_now_us() - t0;
+    w->a->finish = "end";
+    for (size_t i = 0; i < n && !w->cancelled; i++) {
+        struct stream *s = &w->stream;
+        struct cairn_str t = {w->q->sources[picks[i].source].text.p + picks[i].start,
+                              picks[i].end - picks[i].start};
+        size_t from;
+        if (i) {
+            char before = s->len >= 5 ? s->text[s->len - 5] : ' '; /* "x. [1]" */
+            stream_add(s, strchr(".!?", before) ? " " : "\n\n", strchr(".!?", before) ? 1 : 2, &from);
+        }
+        size_t start = s->len;
+        for (size_t k = 0; k < t.len; k++) { /* words verbatim; line breaks become spaces */
+            char c = t.p[k] == '\n' || t.p[k] == '\r' || t.p[k] == '\t' ? ' ' : t.p[k];
+            if (c == ' ' && s->len > start && s->text[s->len - 1] == ' ')
+                continue;
+            stream_add(s, &c, 1, &from);
+        }
+        char mark[16];
+        int m = snprintf(mark, sizeof mark, " [%u]", picks[i].source + 1);
+        stream_add(s, mark, (size_t)m, &from);
+        if (s->stopped || s->full)
+            break;
+        stream_end(s, &from);
+        if (i == 0)
+            w->a->first_token_us = cairn_now_us() - w->start_us;
+        emit(w, true);
+        s->checked = s->final;
+        (void)checker_add(&w->checker, (struct cairn_span){start, s->final});
+        if (!checker_tell(&w->checker, w->q, false))
+            w->cancelled = true;
+    }
+    if (w->cancelled)
+        w->a->finish = "cancelled";
+    else if (w->stream.stopped)
+        w->a->finish = "stop";
+    return CAIRN_OK;
+}
+
+/* Leaves unsupported sentences out of the text and moves every offset. */
+static void drop_unsupported(struct answer *a)
+{
+    size_t at = 0, out = 0, keep = 0;
+    for (size_t i = 0; i < a->n_sentences; i++) {
+        struct ground_sentence s = a->sentences[i];
+        size_t end = s.end, gap = s.start;
+        if (s.verdict == VERDICT_UNSUPPORTED) {
+            at = end;
+            continue;
+        }
+        if (keep == 0)
+            at = gap; /* no white space before the first */
+        memmove(a->text + out, a->text + at, end - at);
+        size_t shift = s.start - (out + (gap - at));
+        s.start -= shift;
+        s.end -= shift;
+        for (size_t k = 0; k < s.n_flags; k++) {
+            s.flags[k].start -= shift;
+            s.flags[k].end -= shift;
+        }
+        out += end - at;
+        at = end;
+        a->sentences[keep++] = s;
+    }
+    a->n_sentences = keep;
+    a->text_len = out;
+    a->text[out] = '\0';
+}
+
+static enum cairn_err finish(struct work *w, struct cairn_why *why)
+{
+    struct answer *a = w->a;
+    struct checker *c = &w->checker;
+    struct cairn_span span;
+    bool refused = says_not_found(&w->stream);
+    while (!refused && stream_sentence(&w->stream, true, &span))
+        if (!checker_add(c, span))
+            break;
+    (void)checker_tell(c, w->q, true);
+    if (c->err)
+        return cairn_wrap(why, c->err, "%s", c->why.text);
+    a->check_us = c->busy_us;
+    a->text = cairn_strndup(w->stream.text, w->stream.final);
+    a->text_len = w->stream.final;
+    a->n_sentences = c->done;
+    a->sentences = cairn_calloc(c->done ? c->done : 1, sizeof *a->sentences);
+    if (!a->text || !a->sentences)
+        return cairn_fail(why, CAIRN_ENOMEM, "answer");
+    memcpy(a->sentences, c->list, c->done * sizeof *a->sentences);
+    size_t supported = 0;
+    double good = 0, all = 0;
+    for (size_t i = 0; i < a->n_sentences; i++) {
+        const struct ground_sentence *s = &a->sentences[i];
+        supported += s->verdict == VERDICT_SUPPORTED;
+        if (s->verdict != VERDICT_NO_CLAIM) {
+            all += (double)(s->end - s->start);
+            good += s->verdict == VERDICT_SUPPORTED ? (double)(s->end - s->start) : 0;
+        } else {
+            refused =
+                refused || grounding_is_refusal((struct cairn_str){a->text + s->start, s->end - s->start});
+        }
+        a->citations_dropped += s->citations_dropped;
+    }
+    a->support_score = all > 0 ? (float)(good / all) : 1;
+    bool cut_short = strcmp(a->finish, "cancelled") == 0 || strcmp(a->finish, "deadline") == 0;
+    if (!supported && !cut_short)
+        return refuse(a, refused ? REFUSAL_MODEL : REFUSAL_UNSUPPORTED, why);
+    if (w->q->drop_unsupported)
+        drop_unsupported(a);
+    return CAIRN_OK;
+}
+
+float relevance_chance(float rerank, const float f[GF_N])
+{
+    float z;
+    if (!isnan(rerank))
+        z = 0.45f * rerank + 1.5f * f[GF_COV2] - 4.5f * f[GF_NUM] - 1.5f * f[GF_NAME] + 0.3f;
+    else
+        z = 5.0f * f[GF_COV2] + 2.0f * f[GF_CTX] - 2.5f * f[GF_NUM] - 1.0f * f[GF_NAME] - 3.2f;
+    return 1 / (1 + expf(-z));
+}
+
+static enum cairn_err relevance(struct work *w, size_t n_sources, float *chance, struct cairn_why *why)
+{
+    const struct answer_request *q = w->q;
+    float best = NAN, f[GF_N];
+    for (size_t i = 0; i < q->n_sources; i++)
+        if (!isnan(q->sources[i].rerank) && !(best >= q->sources[i].rerank))
+            best = q->sources[i].rerank;
+    enum cairn_err err = CAIRN_OK;
+    if (isnan(best) && w->g->reranker) {
+        struct cairn_str texts[RELEVANCE_SOURCES_MAX];
+        float logits[RELEVANCE_SOURCES_MAX];
+        size_t n = n_sources < RELEVANCE_SOURCES_MAX ? n_sources : RELEVANCE_SOURCES_MAX;
+        for (size_t i = 0; i < n; i++)
+            texts[i] = q->sources[i].text;
+        err = encoder_score_pairs(w->g->reranker, q->question, texts, n, logits, w->stop, why);
+        for (size_t i = 0; i < n && !err; i++)
+            if (!(best >= logits[i]))
+                best = logits[i];
+    }
+    if (!err)
+        err = grounding_align(w->grounding, q->question, f, why);
+    if (!err)
+        *chance = relevance_chance(best, f);
+    return err;
+}
+
+static enum cairn_err open_grounding(struct work *w, size_t n, struct cairn_str question,
+                                     struct cairn_why *why)
+{
+    struct ground_source s[GROUND_SOURCES_MAX];
+    for (size_t i = 0; i < n; i++) {
+        const struct answer_source *a = &w->q->sources[i];
+        size_t len = a->text.len < GROUND_SOURCE_BYTES_MAX ? a->text.len : GROUND_SOURCE_BYTES_MAX;
+        s[i] = (struct ground_source){
+            .text = {a->text.p, cairn_utf8_floor(a->text.p, len)},
+              .vector = a->vector
+        };
+    }
+    grounding_close(w->grounding);
+    w->grounding = NULL;
+    const struct ground_opts o = {.embedder = w->g->embedder,
+                                  .embed_baseline = w->g->baseline,
+                                  .language = w->q->language,
+                                  .question = question,
+                                  .support_min = (float)conf(w->g, "grounding.support_min")};
+    return grounding_open(&w->grounding, s, n, &o, why);
+}
+
+enum cairn_err generator_answer(struct generator *g, const struct answer_request *q, struct answer *out,
+                                const struct cairn_stop *stop, struct cairn_why *why)
+{
+    memset(out, 0, sizeof *out);
+    struct work w = {.g = g, .q = q, .stop = stop, .a = out, .start_us = cairn_now_us()};
+    if (!q->question.len)
+        return cairn_fail(why, CAIRN_EINVAL, "the question is empty");
+    if (q->question.len > QUESTION_BYTES_MAX ||
+        (!g->decoder && q->question.len / 4 > (size_t)conf(g, "generator.question_tokens_max")))
+        return cairn_fail(why, CAIRN_EINVAL,
+                          "question of %zu bytes: at most %u bytes and generator.question_tokens_max tokens",
+                          q->question.len, QUESTION_BYTES_MAX);
+    if (cairn_utf8_invalid_at(q->question.p, q->question.len) != q->question.len)
+        return cairn_fail(why, CAIRN_EINVAL, "the question is not UTF-8");
+    if (q->n_sources > GROUND_SOURCES_MAX)
+        return cairn_fail(why, CAIRN_EFULL, "%zu sources for an answer: at most %u, pass the best ones",
+                          q->n_sources, GROUND_SOURCES_MAX);
+    for (size_t i = 0; i < q->n_sources; i++)
+        if (cairn_utf8_invalid_at(q->sources[i].text.p, q->sources[i].text.len) != q->sources[i].text.len ||
+            cairn_utf8_invalid_at(q->sources[i].title.p, q->sources[i].title.len) != q->sources[i].title.len)
+            return cairn_fail(why, CAIRN_EINVAL, "source %zu is not UTF-8", i + 1);
+    enum answer_mode mode = q->mode;
+    if (mode == ANSWER_GENERATE && !g->decoder)
+        return cairn_fail(
+            why, CAIRN_ESTATE,
+            "no generator model is loaded: ask with mode extract, or fetch one with scripts/models");
+    if (mode == ANSWER_AUTO)
+        mode = g->decoder && (double)g->weight_bytes >= conf(g, "generator.auto_weight_bytes_min")
+                   ? ANSWER_GENERATE
+                   : ANSWER_EXTRACT;
+    out->mode = mode;
+    if (!q->n_sources)
+        return refuse(out, REFUSAL_NO_PASSAGES, why);
+    size_t n = (size_t)conf(g, "generator.sources_max");
+    n = n < q->n_sources ? n : q->n_sources;
+    enum cairn_err err = open_grounding(&w, n, (struct cairn_str){0}, why);
+    if (err)
+        goto done;
+    float floor = (float)conf(g, "generator.relevance_min"), chance = 1;
+    if (floor > 0) {
+        err = relevance(&w, n, &chance, why);
+        if (err)
+            goto done;
+        if (chance < floor) {
+            out->prompt_us = cairn_now_us() - w.start_us;
+            out->sources_dropped = (uint32_t)q->n_sources;
+            err = refuse(out, REFUSAL_LOW_RELEVANCE, why);
+            goto done;
+        }
+    }
+    err = stream_init(&w.stream, q->stop, q->n_stop, why);
+    if (err)
+        goto done;
+    if (mode == ANSWER_GENERATE)
+        err = open_grounding(&w, n, q->question, why);
+    if (!err)
+        out->prompt_us = cairn_now_us() - w.start_us;
+    if (!err)
+        err = checker_start(&w.checker, w.grounding, w.stream.text, why);
+    if (!err)
+        err = mode == ANSWER_GENERATE ? generate(&w, why) : extract(&w, n, why);
+    if (!err)
+        err = finish(&w, why);
+done:
+    checker_stop(&w.checker);
+    stream_release(&w.stream);
+    grounding_close(w.grounding);
+    if (err)
+        answer_release(out);
+    return err;
+}

@@ -1,0 +1,275 @@
+/* Whole answers with the small models: every sentence has a verdict, events come before the return, quotes
+ * are verbatim. */
+#include "check.h"
+
+#include <math.h>
+
+#include <cairn/generator.h>
+
+#include "answer_internal.h"
+
+static struct model_registry *registry;
+static struct decoder *dec;
+static struct encoder *emb;
+static struct generator *gen, *quoting; /* quoting: no models at all */
+
+static int open_models(void **state)
+{
+    UNUSED_STATE(state);
+    struct cairn_why why = {{0}};
+    const struct model_card *card = NULL;
+    if (generator_open(&quoting, NULL, NULL, NULL, NULL, &why))
+        return 1;
+    if (!test_model_file("smollm2-135m-instruct-q4_1", "model.gguf") ||
+        !test_model_file("all-minilm-l6-v2", "model.safetensors"))
+        return 0;
+    if (model_registry_open(&registry, test_models_dir(), &why) ||
+        model_registry_find(registry, MODEL_GENERATOR, "smollm2-135m-instruct-q4_1", &card, &why) ||
+        decoder_open(&dec, card, NULL, &why) ||
+        model_registry_find(registry, MODEL_EMBEDDER, "all-minilm-l6-v2", &card, &why) ||
+        encoder_open(&emb, card, NULL, &why) || generator_open(&gen, dec, emb, NULL, NULL, &why)) {
+        print_error("%s\n", why.text);
+        return 1;
+    }
+    return 0;
+}
+static int close_models(void **state)
+{
+    UNUSED_STATE(state);
+    generator_close(gen);
+    generator_close(quoting);
+    decoder_close(dec);
+    encoder_close(emb);
+    model_registry_close(registry);
+    return 0;
+}
+
+static const char *const texts[] = {
+    "The water pump at Lake Harrow is tested every Monday at 06:00. Jonas Weber signs the test log.\nThe "
+    "pump moves 1,200 litres an hour.",
+    "# Depot 7\n\nDepot 7 closes at noon on Fridays. The keys of the depot are kept by Mira Okafor.\n\n- "
+    "Nobody may enter alone.\n- Wear a helmet.",
+};
+static struct answer_source sources[2];
+static struct answer_request request(const char *question, enum answer_mode mode)
+{
+    for (size_t i = 0; i < 2; i++)
+        sources[i] = (struct answer_source){.title = cairn_str_of(i ? "Depot" : "Pump"),
+                                            .text = cairn_str_of(texts[i]),
+                                            .score = 1,
+                                            .dense = NAN,
+                                            .rerank = NAN};
+    return (struct answer_request){
+        .question = cairn_str_of(question), .sources = sources, .n_sources = 2, .mode = mode};
+}
+
+struct seen {
+    char text[4096];
+    size_t len, sentences, cancel_after, deltas;
+    size_t last_end;
+};
+static bool on_event(void *ctx, const struct answer_event *e)
+{
+    struct seen *s = ctx;
+    if (e->kind == ANSWER_EVENT_DELTA) {
+        CHECK(e->delta.len > 0 && s->len + e->delta.len < sizeof s->text);
+        CHECK(cairn_utf8_invalid_at(e->delta.p, e->delta.len) == e->delta.len);
+        memcpy(s->text + s->len, e->delta.p, e->delta.len);
+        s->len += e->delta.len;
+        s->deltas++;
+    } else {
+        CHECK(e->sentence->end <= s->len); /* the text of a verdict came before it */
+        CHECK(e->sentence->start >= s->last_end);
+        s->last_end = e->sentence->end;
+        s->sentences++;
+    }
+    return !(s->cancel_after && s->deltas >= s->cancel_after);
+}
+
+static void covered(const struct answer *a)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < a->n_sentences; i++) {
+        for (; at < a->sentences[i].start; at++)
+            CHECK(strchr(" \t\r\n", a->text[at])); /* no text outside the sentences */
+        CHECK(a->sentences[i].end > a->sentences[i].start);
+        at = a->sentences[i].end;
+    }
+    for (; at < a->text_len; at++)
+        CHECK(strchr(" \t\r\n", a->text[at]));
+}
+
+/* White space joined, for comparing a quote with its source. */
+static void joined(const char *s, size_t n, char *out)
+{
+    size_t m = 0;
+    for (size_t i = 0; i < n; i++) {
+        char c = strchr("\t\r\n", s[i]) ? ' ' : s[i];
+        if (c != ' ' || (m && out[m - 1] != ' '))
+            out[m++] = c;
+    }
+    out[m] = '\0';
+}
+
+static void extracts_are_verbatim_cited_and_supported(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    static const struct {
+        const char *question, *inside;
+    } rows[] = {
+        {"When is the water pump tested?",              "every Monday at 06:00"},
+        {"How many litres an hour does the pump move?", "1,200 litres"         },
+        {"Who keeps the keys of the depot?",            "Mira Okafor"          },
+        {"When does Depot 7 close on Fridays?",         "closes at noon"       },
+    };
+    for (size_t g = 0; g < 2; g++) {
+        if (g && !gen)
+            continue;
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            struct answer_request q = request(rows[i].question, ANSWER_EXTRACT);
+            struct seen seen = {.len = 0};
+            q.on_event = on_event;
+            q.ctx = &seen;
+            struct answer a;
+            CHECK_OK(generator_answer(g ? gen : quoting, &q, &a, NULL, &why));
+            CHECK(a.refusal == REFUSAL_NONE && a.mode == ANSWER_EXTRACT && a.n_sentences >= 1);
+            if (!strstr(a.text, rows[i].inside)) {
+                print_error("\"%s\" -> \"%s\"\n", rows[i].question, a.text);
+                fail();
+            }
+            CHECK_STR_EQ(seen.text, a.text);
+            CHECK_U64_EQ(seen.sentences, a.n_sentences);
+            covered(&a);
+            for (size_t k = 0; k < a.n_sentences; k++) {
+                const struct ground_sentence *s = &a.sentences[k];
+                CHECK(s->verdict == VERDICT_SUPPORTED && s->n_evidence > 0 && s->n_cited == 1 &&
+                      s->cited_ok[0]);
+                CHECK(s->evidence[0].source == s->cited[0]);
+                char quote[1024], whole[1024];
+                size_t mark = s->end;
+                while (a.text[mark - 1] != '[')
+                    mark--;
+                joined(a.text + s->start, mark - 2 - s->start, quote);
+                joined(texts[s->cited[0]], strlen(texts[s->cited[0]]), whole);
+                CHECK(strstr(whole, quote));
+            }
+            answer_release(&a);
+        }
+    }
+}
+
+static void no_evidence_is_a_refusal_with_a_reason(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct answer a;
+    struct answer_request q = request("When is the pump tested?", ANSWER_AUTO);
+    q.n_sources = 0;
+    CHECK_OK(generator_answer(quoting, &q, &a, NULL, &why));
+    CHECK(a.refusal == REFUSAL_NO_PASSAGES && a.refusal_message && a.text_len == 0 && a.n_sentences == 0);
+    CHECK_STR_EQ(a.finish, "refused");
+    answer_release(&a);
+    q = request("Which spices belong into a Thai curry?", ANSWER_AUTO);
+    CHECK_OK(generator_answer(quoting, &q, &a, NULL, &why));
+    CHECK_STR_EQ(refusal_name(a.refusal), "low_relevance");
+    answer_release(&a);
+    q = request("", ANSWER_AUTO);
+    CHECK_ERR(generator_answer(quoting, &q, &a, NULL, &why), CAIRN_EINVAL);
+    q = request("When is the pump tested?", ANSWER_GENERATE);
+    CHECK_ERR(generator_answer(quoting, &q, &a, NULL, &why), CAIRN_ESTATE);
+    sources[1].text = cairn_str_of("bad \xFF");
+    q = request("When?", ANSWER_EXTRACT);
+    sources[1].text = cairn_str_of("bad \xFF");
+    CHECK_ERR(generator_answer(quoting, &q, &a, NULL, &why), CAIRN_EINVAL);
+}
+
+static void every_generated_sentence_has_a_verdict(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    if (!gen)
+        skip();
+    for (int round = 0; round < 3; round++) {
+        struct answer_request q =
+            request("When is the water pump tested, and who signs the log?", ANSWER_GENERATE);
+        struct seen seen = {.len = 0};
+        q.on_event = on_event;
+        q.ctx = &seen;
+        q.max_tokens = 60;
+        q.temperature = round == 2 ? 0.9f : 0;
+        q.seed = 11;
+        struct answer a, b;
+        CHECK_OK(generator_answer(gen, &q, &a, NULL, &why));
+        CHECK(a.prompt_tokens > 50 && a.completion_tokens > 0 && a.completion_tokens <= 60);
+        if (a.refusal == REFUSAL_NONE) {
+            CHECK_STR_EQ(seen.text, a.text);
+            CHECK_U64_EQ(seen.sentences, a.n_sentences);
+            CHECK_GE(a.n_sentences, 1);
+            covered(&a);
+        } else {
+            CHECK(a.text_len == 0 && a.refusal_message);
+        }
+        CHECK(a.first_token_us > 0 && a.prefill_us > 0);
+        /* the same request, with the fixed prefix now cached, gives the same answer */
+        struct seen again = {.len = 0};
+        q.ctx = &again;
+        CHECK_OK(generator_answer(gen, &q, &b, NULL, &why));
+        CHECK_STR_EQ(again.text, seen.text);
+        CHECK(memcmp(&a.prompt_hash, &b.prompt_hash, sizeof a.prompt_hash) == 0);
+        CHECK(a.refusal == b.refusal && a.n_sentences == b.n_sentences);
+        answer_release(&a);
+        answer_release(&b);
+    }
+}
+
+static void cancelling_ends_the_answer_where_it_is(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    if (!gen)
+        skip();
+    struct answer_request q = request("Tell me all about the pump.", ANSWER_GENERATE);
+    struct seen seen = {.cancel_after = 3};
+    q.on_event = on_event;
+    q.ctx = &seen;
+    q.max_tokens = 60;
+    struct answer a;
+    CHECK_OK(generator_answer(gen, &q, &a, NULL, &why));
+    if (seen.deltas >= 3) {
+        CHECK_STR_EQ(a.finish, "cancelled");
+        CHECK_U64_EQ(seen.deltas, 3);
+        covered(&a);
+    }
+    answer_release(&a);
+    struct cairn_stop stop = {.deadline_us = cairn_now_us() - 1};
+    CHECK_ERR(generator_answer(gen, &q, &a, &stop, &why), CAIRN_EDEADLINE);
+    struct cairn_stop gone = {.deadline_us = 0};
+    atomic_store(&gone.cancelled, true);
+    CHECK_ERR(generator_answer(gen, &q, &a, &gone, &why), CAIRN_ESTOPPED);
+}
+
+static void relevance_grows_with_the_pair_model_and_with_cover(void **state)
+{
+    UNUSED_STATE(state);
+    float f[GF_N] = {0};
+    CHECK(relevance_chance(-11, f) < 0.05f);
+    CHECK(relevance_chance(5, f) > 0.8f);
+    CHECK(relevance_chance(NAN, f) < 0.12f);
+    f[GF_COV2] = f[GF_CTX] = 1;
+    CHECK(relevance_chance(NAN, f) > 0.9f);
+    f[GF_NUM] = 1; /* asks for an identifier that no source has */
+    CHECK(relevance_chance(2, f) < 0.5f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(extracts_are_verbatim_cited_and_supported),
+        TEST(no_evidence_is_a_refusal_with_a_reason),
+        TEST(every_generated_sentence_has_a_verdict),
+        TEST(cancelling_ends_the_answer_where_it_is),
+        TEST(relevance_grows_with_the_pair_model_and_with_cover),
+    };
+    return cmocka_run_group_tests(tests, open_models, close_models);
+}
