@@ -273,6 +273,8 @@ static enum cairn_err load_specials(struct tokenizer *t, const struct model_file
         return cairn_fail(
             why, CAIRN_ECORRUPT,
             "a WordPiece vocabulary has [UNK], [CLS] and [SEP]: this one has not; fetch the file again");
+    if (bert)
+        t->types[t->unk] = TOKEN_UNKNOWN; /* files call it a control token, but text does give it */
     return CAIRN_OK;
 }
 
