@@ -1,0 +1,656 @@
+/* vindex.c - see vindex.h. Layout, all keys starting with u32 collection:
+ *   vector   passage                -> dim f32 LE: the row as it was given
+ *   code     first passage of it    -> u32 rows; u32 dim; rows x u32 ids, ascending; rows x f32 scale; rows x
+ * f32 squared norm; rows x dim int8. At most 1,024 rows a segment. segment  first passage of it    -> u32
+ * rows, u32 dead Segments grow like a binary counter: new rows take in the last segment while that is small
+ * or not much larger than they are, so that a commit of one row rewrites little and a long-lived index has
+ * full segments. A removed row loses its f32 row at once; its code stays until a quarter of the segment is
+ * dead (the filter, being made of live ids, hides it), then the segment is rewritten without its dead. Which
+ * ids are dead is known by the f32 row alone. */
+#include "vindex.h"
+#include "codec.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#define SEGMENT_ROWS_MAX 1024u
+#define SEGMENT_ROWS_SMALL 64u /* a segment up to this size is always taken in */
+#define STOP_ROWS 4096u
+
+/* ---- scores ---- */
+
+const char *vindex_refuses(const float *v, uint32_t dim, enum vector_metric metric)
+{
+    double norm = 0;
+    for (uint32_t i = 0; i < dim; i++) {
+        if (!isfinite(v[i]))
+            return "a vector with NaN or infinity";
+        norm += (double)v[i] * v[i];
+    }
+    if (norm > 1e36)
+        return "a vector too large to be squared";
+    if (metric == METRIC_COSINE && norm < 1e-30)
+        return "a vector without direction (all zero) under the cosine metric";
+    return NULL;
+}
+
+#define LANES 16
+static float dot_f32(const float *a, const float *b, uint32_t n)
+{
+    float acc[LANES] = {0}, tail = 0;
+    uint32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (uint32_t j = 0; j < LANES; j++)
+            acc[j] += a[i + j] * b[i + j];
+    for (; i < n; i++)
+        tail += a[i] * b[i];
+    for (uint32_t j = 0; j < LANES; j++)
+        tail += acc[j];
+    return tail;
+}
+
+float vindex_score(enum vector_metric metric, const float *query, const float *row, uint32_t dim)
+{
+    if (metric == METRIC_L2) {
+        float acc[LANES] = {0}, sum = 0;
+        uint32_t i = 0;
+        for (; i + LANES <= dim; i += LANES)
+            for (uint32_t j = 0; j < LANES; j++) {
+                float d = query[i + j] - row[i + j];
+                acc[j] += d * d;
+            }
+        for (; i < dim; i++)
+            sum += (query[i] - row[i]) * (query[i] - row[i]);
+        for (uint32_t j = 0; j < LANES; j++)
+            sum += acc[j];
+        return -sqrtf(sum);
+    }
+    float dot = dot_f32(query, row, dim);
+    if (metric == METRIC_DOT)
+        return dot;
+    float norms = sqrtf(dot_f32(query, query, dim)) * sqrtf(dot_f32(row, row, dim));
+    return norms > 0 ? dot / norms : 0;
+}
+
+/* ---- segments ---- */
+
+struct segment {
+    uint32_t n, dim;
+    const uint8_t *ids, *scales, *norms; /* unaligned */
+    const int8_t *codes;
+};
+
+static uint32_t at_u32(const uint8_t *p, size_t i)
+{
+    uint32_t v;
+    memcpy(&v, p + i * 4, 4);
+    return v;
+}
+static float at_f32(const uint8_t *p, size_t i)
+{
+    float v;
+    memcpy(&v, p + i * 4, 4);
+    return v;
+}
+
+static enum cairn_err segment_parse(struct cairn_str key, struct cairn_str payload, uint32_t dim,
+                                    struct segment *s, struct cairn_why *why)
+{
+    struct rd r = rd_of(payload);
+    s->n = rd_u32(&r);
+    s->dim = rd_u32(&r);
+    bool ok = s->n > 0 && s->n <= SEGMENT_ROWS_MAX && s->dim == dim;
+    if (ok) {
+        s->ids = rd_bytes(&r, (size_t)s->n * 4);
+        s->scales = rd_bytes(&r, (size_t)s->n * 4);
+        s->norms = rd_bytes(&r, (size_t)s->n * 4);
+        s->codes = (const int8_t *)rd_bytes(&r, (size_t)s->n * dim);
+        ok = rd_done(&r) && key.len == 8 && at_u32(s->ids, 0) == key_read_u32(key, 4);
+    }
+    return ok ? CAIRN_OK : kv_corrupt(why, DB_CODE, key.p, key.len, "not a segment of codes");
+}
+
+static struct kv_key *row_key(struct kv_key *k, uint32_t coll, uint32_t id)
+{
+    return key_u32(key_u32(key_reset(k), coll), id);
+}
+
+static enum cairn_err meta_get(const struct vindex_ref *x, uint32_t first, uint32_t *n, uint32_t *dead,
+                               struct cairn_why *why)
+{
+    struct kv_key k;
+    struct cairn_str v;
+    enum cairn_err err = kv_get(x->kv, DB_SEGMENT, row_key(&k, x->coll, first), &v, why);
+    if (err == CAIRN_ENOTFOUND)
+        return kv_corrupt(why, DB_SEGMENT, k.b, k.len, "codes without a segment record");
+    if (err)
+        return err;
+    struct rd r = rd_of(v);
+    *n = rd_u32(&r);
+    *dead = rd_u32(&r);
+    if (!rd_done(&r) || *dead > *n || *n == 0)
+        return kv_corrupt(why, DB_SEGMENT, k.b, k.len, "not a segment record");
+    return CAIRN_OK;
+}
+
+static enum cairn_err meta_put(const struct vindex_ref *x, uint32_t first, uint32_t n, uint32_t dead,
+                               struct cairn_why *why)
+{
+    struct kv_key k;
+    uint8_t b[8];
+    memcpy(b, &n, 4);
+    memcpy(b + 4, &dead, 4);
+    return kv_put(x->kv, DB_SEGMENT, row_key(&k, x->coll, first), b, sizeof(b), why);
+}
+
+/* Rows on their way into segments. */
+struct rows {
+    uint32_t *ids;
+    float *scales, *norms;
+    int8_t *codes;
+    uint32_t n;
+};
+static void rows_release(struct rows *r)
+{
+    cairn_free(r->ids);
+    cairn_free(r->scales);
+    cairn_free(r->norms);
+    cairn_free(r->codes);
+    *r = (struct rows){0};
+}
+static enum cairn_err rows_init(struct rows *r, size_t cap, uint32_t dim, struct cairn_why *why)
+{
+    size_t bytes;
+    *r = (struct rows){0};
+    if (!cairn_mul(cap, dim, &bytes))
+        return cairn_fail(why, CAIRN_ENOMEM, "too many vectors in one batch");
+    r->ids = cairn_reallocarray(NULL, cap, 4);
+    r->scales = cairn_reallocarray(NULL, cap, 4);
+    r->norms = cairn_reallocarray(NULL, cap, 4);
+    r->codes = cairn_malloc(bytes);
+    if (r->ids && r->scales && r->norms && r->codes)
+        return CAIRN_OK;
+    rows_release(r);
+    return cairn_fail(why, CAIRN_ENOMEM, "no memory for %zu rows of codes", cap);
+}
+
+static enum cairn_err segment_write(const struct vindex_ref *x, const struct rows *r, uint32_t from,
+                                    uint32_t n, uint32_t dead, struct cairn_why *why)
+{
+    struct kv_key k;
+    struct cairn_buf b;
+    cairn_buf_init(&b, 0);
+    wr_u32(&b, n);
+    wr_u32(&b, x->dim);
+    (void)cairn_buf_put(&b, r->ids + from, (size_t)n * 4);
+    (void)cairn_buf_put(&b, r->scales + from, (size_t)n * 4);
+    (void)cairn_buf_put(&b, r->norms + from, (size_t)n * 4);
+    (void)cairn_buf_put(&b, r->codes + (size_t)from * x->dim, (size_t)n * x->dim);
+    enum cairn_err err = kv_put_buf(x->kv, DB_CODE, row_key(&k, x->coll, r->ids[from]), &b, why);
+    cairn_buf_release(&b);
+    return err ? err : meta_put(x, r->ids[from], n, dead, why);
+}
+
+static enum cairn_err segment_delete(const struct vindex_ref *x, uint32_t first, struct cairn_why *why)
+{
+    struct kv_key k;
+    enum cairn_err err = kv_del(x->kv, DB_CODE, row_key(&k, x->coll, first), why);
+    if (!err)
+        err = kv_del(x->kv, DB_SEGMENT, &k, why);
+    return err == CAIRN_ENOTFOUND ? kv_corrupt(why, DB_SEGMENT, k.b, k.len, "a segment is missing") : err;
+}
+
+static enum cairn_err row_alive(const struct vindex_ref *x, uint32_t id, bool *alive, struct cairn_why *why)
+{
+    struct kv_key k;
+    struct cairn_str v;
+    enum cairn_err err = kv_get(x->kv, DB_VECTOR, row_key(&k, x->coll, id), &v, why);
+    *alive = !err;
+    return err == CAIRN_ENOTFOUND ? CAIRN_OK : err;
+}
+
+/* Copies the rows of a stored segment to r (which has room); drop_dead leaves out those without an f32 row.
+ */
+static enum cairn_err segment_read(const struct vindex_ref *x, uint32_t first, bool drop_dead, struct rows *r,
+                                   struct cairn_why *why)
+{
+    struct kv_key k;
+    struct cairn_str v;
+    struct segment s;
+    enum cairn_err err = kv_get(x->kv, DB_CODE, row_key(&k, x->coll, first), &v, why);
+    if (err == CAIRN_ENOTFOUND)
+        return kv_corrupt(why, DB_CODE, k.b, k.len, "a segment record without codes");
+    if (!err)
+        err = segment_parse((struct cairn_str){(const char *)k.b, k.len}, v, x->dim, &s, why);
+    for (uint32_t i = 0; !err && i < s.n; i++) {
+        bool alive = true;
+        uint32_t id = at_u32(s.ids, i);
+        if (drop_dead)
+            err = row_alive(x, id, &alive, why);
+        if (err || !alive)
+            continue;
+        r->ids[r->n] = id;
+        r->scales[r->n] = at_f32(s.scales, i);
+        r->norms[r->n] = at_f32(s.norms, i);
+        memcpy(r->codes + (size_t)r->n * x->dim, s.codes + (size_t)i * x->dim, x->dim);
+        r->n++;
+    }
+    return err;
+}
+
+/* First id of the segment that would hold id: the last one that starts at or before it. CAIRN_ENOTFOUND:
+ * none. */
+static enum cairn_err segment_of(const struct vindex_ref *x, uint32_t id, uint32_t *first,
+                                 struct cairn_why *why)
+{
+    struct kv_cursor c;
+    struct kv_key k, prefix;
+    key_u32(key_reset(&prefix), x->coll);
+    enum cairn_err err = kv_cursor_open(&c, x->kv, DB_SEGMENT, why);
+    if (err)
+        return err;
+    err = kv_seek(&c, row_key(&k, x->coll, id), why);
+    if (err == CAIRN_ENOTFOUND || (!err && (!kv_has_prefix(c.key, &prefix) || key_read_u32(c.key, 4) != id)))
+        err = kv_prev(&c, why); /* after a seek past the end LMDB's PREV gives the last */
+    if (!err && !kv_has_prefix(c.key, &prefix))
+        err = CAIRN_ENOTFOUND;
+    if (!err)
+        *first = key_read_u32(c.key, 4);
+    kv_cursor_close(&c);
+    return err;
+}
+
+/* ---- writing ---- */
+
+static enum cairn_err remove_rows(const struct vindex_ref *x, const uint32_t *ids, size_t n,
+                                  struct cairn_why *why)
+{
+    enum cairn_err err = CAIRN_OK;
+    struct kv_key k;
+    for (size_t i = 0; i < n && !err; i++) {
+        err = kv_del(x->kv, DB_VECTOR, row_key(&k, x->coll, ids[i]), why);
+        if (err == CAIRN_ENOTFOUND)
+            err = kv_corrupt(why, DB_VECTOR, k.b, k.len, "a passage without its vector");
+    }
+    for (size_t i = 0; i < n && !err;) {
+        uint32_t first, next = UINT32_MAX, rows, dead;
+        err = segment_of(x, ids[i], &first, why);
+        if (err == CAIRN_ENOTFOUND)
+            err = kv_corrupt(why, DB_SEGMENT, row_key(&k, x->coll, ids[i])->b, 8, "a vector in no segment");
+        struct kv_cursor c = {0};
+        if (!err)
+            err = kv_cursor_open(&c, x->kv, DB_SEGMENT, why);
+        if (!err) { /* how far this segment reaches */
+            struct kv_key prefix;
+            key_u32(key_reset(&prefix), x->coll);
+            enum cairn_err end = kv_seek(&c, row_key(&k, x->coll, first + 1), why);
+            if (!end && kv_has_prefix(c.key, &prefix))
+                next = key_read_u32(c.key, 4);
+            err = end == CAIRN_ENOTFOUND ? CAIRN_OK : end;
+        }
+        kv_cursor_close(&c);
+        if (!err)
+            err = meta_get(x, first, &rows, &dead, why);
+        if (err)
+            break;
+        for (; i < n && ids[i] < next; i++)
+            dead++;
+        if (dead > rows) {
+            err = kv_corrupt(why, DB_SEGMENT, row_key(&k, x->coll, first)->b, 8, "more dead rows than rows");
+        } else if (dead * 4 <= rows) {
+            err = meta_put(x, first, rows, dead, why);
+        } else {
+            struct rows r;
+            err = rows_init(&r, rows, x->dim, why);
+            if (!err)
+                err = segment_read(x, first, true, &r, why);
+            if (!err)
+                err = segment_delete(x, first, why);
+            if (!err && r.n > 0)
+                err = segment_write(x, &r, 0, r.n, 0, why);
+            rows_release(&r);
+        }
+    }
+    return err;
+}
+
+/* How many rows of the segments at the end join n_new rows; *first: where they begin. */
+static enum cairn_err tail_to_merge(const struct vindex_ref *x, size_t n_new, uint32_t before, size_t *n_old,
+                                    uint32_t *first, struct cairn_why *why)
+{
+    *n_old = 0;
+    *first = before;
+    while (n_new + *n_old < SEGMENT_ROWS_MAX) {
+        uint32_t seg, rows, dead;
+        enum cairn_err err = *first == 0 ? CAIRN_ENOTFOUND : segment_of(x, *first - 1, &seg, why);
+        if (err == CAIRN_ENOTFOUND)
+            return CAIRN_OK;
+        if (!err)
+            err = meta_get(x, seg, &rows, &dead, why);
+        if (err)
+            return err;
+        size_t have = n_new + *n_old;
+        if (have + rows > SEGMENT_ROWS_MAX || (rows >= SEGMENT_ROWS_SMALL && rows > 2 * have))
+            return CAIRN_OK;
+        *n_old += rows;
+        *first = seg;
+    }
+    return CAIRN_OK;
+}
+
+static enum cairn_err add_rows(const struct vindex_ref *x, const struct vindex_row *added, size_t n,
+                               struct cairn_why *why)
+{
+    struct kv_key k;
+    struct rows r;
+    size_t n_old, row_bytes = (size_t)x->dim * 4;
+    uint32_t first;
+    enum cairn_err err = tail_to_merge(x, n, added[0].id, &n_old, &first, why);
+    if (err)
+        return err;
+    err = rows_init(&r, n + n_old, x->dim, why);
+    if (err)
+        return err;
+    for (uint32_t at = first; n_old > 0 && !err && at < added[0].id;) { /* take in, oldest first */
+        struct kv_cursor c;
+        struct kv_key prefix;
+        key_u32(key_reset(&prefix), x->coll);
+        err = kv_cursor_open(&c, x->kv, DB_SEGMENT, why);
+        if (err)
+            break;
+        err = kv_seek(&c, row_key(&k, x->coll, at), why);
+        uint32_t seg = !err && kv_has_prefix(c.key, &prefix) ? key_read_u32(c.key, 4) : UINT32_MAX;
+        kv_cursor_close(&c);
+        if (err == CAIRN_ENOTFOUND || (!err && seg >= added[0].id)) {
+            err = CAIRN_OK;
+            break;
+        }
+        if (!err)
+            err = segment_read(x, seg, true, &r, why);
+        if (!err)
+            err = segment_delete(x, seg, why);
+        at = seg + 1;
+    }
+    for (size_t i = 0; i < n && !err; i++) {
+        r.ids[r.n] = added[i].id;
+        r.scales[r.n] = vdot_quantise(added[i].v, x->dim, r.codes + (size_t)r.n * x->dim);
+        r.norms[r.n] = dot_f32(added[i].v, added[i].v, x->dim);
+        r.n++;
+        err = kv_put(x->kv, DB_VECTOR, row_key(&k, x->coll, added[i].id), added[i].v, row_bytes, why);
+    }
+    for (uint32_t at = 0; at < r.n && !err; at += SEGMENT_ROWS_MAX)
+        err = segment_write(x, &r, at, r.n - at < SEGMENT_ROWS_MAX ? r.n - at : SEGMENT_ROWS_MAX, 0, why);
+    rows_release(&r);
+    return err;
+}
+
+enum cairn_err vindex_apply(const struct vindex_ref *x, const uint32_t *removed, size_t n_removed,
+                            const struct vindex_row *added, size_t n_added, struct cairn_why *why)
+{
+    enum cairn_err err = n_removed ? remove_rows(x, removed, n_removed, why) : CAIRN_OK;
+    return err || n_added == 0 ? err : add_rows(x, added, n_added, why);
+}
+
+enum cairn_err vindex_drop(const struct vindex_ref *x, struct cairn_why *why)
+{
+    static const enum kv_db dbs[] = {DB_VECTOR, DB_CODE, DB_SEGMENT};
+    struct kv_key k;
+    key_u32(key_reset(&k), x->coll);
+    enum cairn_err err = CAIRN_OK;
+    for (size_t i = 0; i < 3 && !err; i++)
+        err = kv_drop_prefix(x->kv, dbs[i], &k, why);
+    return err;
+}
+
+/* ---- reading ---- */
+
+static enum cairn_err row_copy(const struct vindex_ref *x, const struct kv_key *k, struct cairn_str v,
+                               float *out, struct cairn_why *why)
+{
+    if (v.len != (size_t)x->dim * 4)
+        return kv_corrupt(why, DB_VECTOR, k->b, k->len, "a vector of another dimension");
+    memcpy(out, v.p, v.len);
+    return CAIRN_OK;
+}
+
+enum cairn_err vindex_get(const struct vindex_ref *x, uint32_t id, float *out, struct cairn_why *why)
+{
+    struct kv_key k;
+    struct cairn_str v;
+    enum cairn_err err = kv_get(x->kv, DB_VECTOR, row_key(&k, x->coll, id), &v, why);
+    return err ? err : row_copy(x, &k, v, out, why);
+}
+
+static enum cairn_err scan_exact(const struct vindex_ref *x, const struct vindex_query *q, float *row,
+                                 struct topk *top, struct cairn_why *why)
+{
+    struct kv_cursor c;
+    struct kv_key k, prefix;
+    key_u32(key_reset(&prefix), x->coll);
+    enum cairn_err err = kv_cursor_open(&c, x->kv, DB_VECTOR, why);
+    if (err)
+        return err;
+    size_t seen = 0;
+    uint32_t want = idset_next(q->filter, 0);
+    bool seek = true;
+    while (want != UINT32_MAX && !err) {
+        if (seen++ % STOP_ROWS == 0)
+            err = cairn_stopped(q->stop, why);
+        if (!err) /* a short step is cheaper by NEXT than by a search from the root */
+            err = seek ? kv_seek(&c, row_key(&k, x->coll, want), why) : kv_next(&c, why);
+        if (err || !kv_has_prefix(c.key, &prefix))
+            break;
+        uint32_t id = key_read_u32(c.key, 4);
+        if (idset_has(q->filter, id)) {
+            if (c.payload.len != (size_t)x->dim * 4)
+                err = kv_corrupt(why, DB_VECTOR, c.key.p, c.key.len, "a vector of another dimension");
+            else
+                memcpy(row, c.payload.p, c.payload.len);
+            if (!err)
+                topk_push(top, (struct store_hit){id, vindex_score(x->metric, q->v, row, x->dim)});
+        }
+        want = id == UINT32_MAX ? id : idset_next(q->filter, id + 1);
+        seek = want - id > 8;
+    }
+    kv_cursor_close(&c);
+    return err == CAIRN_ENOTFOUND ? CAIRN_OK : err;
+}
+
+static enum cairn_err scan_codes(const struct vindex_ref *x, const struct vindex_query *q, int8_t *qcodes,
+                                 struct topk *top, struct cairn_why *why)
+{
+    float qscale = vdot_quantise(q->v, x->dim, qcodes), qnorm = dot_f32(q->v, q->v, x->dim);
+    vdot_fn dot = vdot_best();
+    struct kv_cursor c;
+    struct kv_key prefix;
+    key_u32(key_reset(&prefix), x->coll);
+    enum cairn_err err = kv_cursor_open(&c, x->kv, DB_CODE, why);
+    if (err)
+        return err;
+    for (err = kv_seek(&c, &prefix, why); !err && kv_has_prefix(c.key, &prefix); err = kv_next(&c, why)) {
+        struct segment s;
+        err = cairn_stopped(q->stop, why);
+        if (!err)
+            err = segment_parse(c.key, c.payload, x->dim, &s, why);
+        if (err)
+            break;
+        for (uint32_t i = 0; i < s.n; i++) {
+            uint32_t id = at_u32(s.ids, i);
+            if (!idset_has(q->filter, id))
+                continue;
+            float norm = at_f32(s.norms, i);
+            float score =
+                (float)dot(qcodes, s.codes + (size_t)i * x->dim, x->dim) * qscale * at_f32(s.scales, i);
+            if (x->metric == METRIC_COSINE)
+                score = norm > 0 ? score / sqrtf(norm) : 0; /* the query's norm changes no order */
+            else if (x->metric == METRIC_L2)
+                score = 2 * score - norm - qnorm;
+            topk_push(top, (struct store_hit){id, score});
+        }
+    }
+    kv_cursor_close(&c);
+    return err == CAIRN_ENOTFOUND ? CAIRN_OK : err;
+}
+
+enum cairn_err vindex_search(const struct vindex_ref *x, const struct vindex_query *q, struct store_hit *hits,
+                             size_t *n_hits, struct cairn_why *why)
+{
+    *n_hits = 0;
+    if (q->k == 0)
+        return CAIRN_OK;
+    struct topk top = {.heap = hits, .k = q->k}, best = {.k = q->rerank > q->k ? q->rerank : q->k};
+    float *row = cairn_reallocarray(NULL, x->dim, sizeof(float));
+    int8_t *codes = cairn_malloc(x->dim);
+    if (!q->exact)
+        best.heap = cairn_reallocarray(NULL, best.k, sizeof(*best.heap));
+    enum cairn_err err = CAIRN_OK;
+    if (!row || !codes || (!q->exact && !best.heap)) {
+        err = cairn_fail(why, CAIRN_ENOMEM, "no memory for a vector search of %zu hits", q->k);
+    } else if (q->exact) {
+        err = scan_exact(x, q, row, &top, why);
+    } else {
+        err = scan_codes(x, q, codes, &best, why);
+        for (size_t i = 0; i < best.n && !err; i++) {
+            uint32_t id = (uint32_t)best.heap[i].passage_id;
+            err = vindex_get(x, id, row, why);
+            if (err == CAIRN_ENOTFOUND) {
+                struct kv_key k;
+                err = kv_corrupt(why, DB_VECTOR, row_key(&k, x->coll, id)->b, 8,
+                                 "a live code without its vector");
+            }
+            if (!err)
+                topk_push(&top, (struct store_hit){id, vindex_score(x->metric, q->v, row, x->dim)});
+        }
+    }
+    if (!err) {
+        topk_sort(&top);
+        *n_hits = top.n;
+    }
+    cairn_free(row);
+    cairn_free(codes);
+    cairn_free(best.heap);
+    return err;
+}
+
+/* ---- checking ---- */
+
+struct vcheck {
+    const struct vindex_ref *x;
+    struct idset coded;
+    void (*report)(void *ctx, const char *line);
+    void *ctx;
+};
+
+static void finding(struct vcheck *k, uint32_t id, const char *what)
+{
+    char line[160];
+    (void)snprintf(line, sizeof(line), "collection %u, passage %u: %s", k->x->coll, id, what);
+    k->report(k->ctx, line);
+}
+
+static enum cairn_err check_segment(struct vcheck *k, const struct segment *s, const struct idset *live,
+                                    uint32_t *last, float *row, int8_t *codes, struct cairn_why *why)
+{
+    uint32_t rows = 0, dead = 0, alive = 0;
+    enum cairn_err err = meta_get(k->x, at_u32(s->ids, 0), &rows, &dead, why);
+    for (uint32_t i = 0; i < s->n && !err; i++) {
+        uint32_t id = at_u32(s->ids, i);
+        if (id <= *last)
+            finding(k, id, "codes are not in the order of ids");
+        *last = id;
+        if (!idset_has(live, id))
+            continue;
+        alive++;
+        if (!idset_add(&k->coded, id))
+            return cairn_fail(why, CAIRN_ENOMEM, "no memory for a set of passages");
+        err = vindex_get(k->x, id, row, why);
+        if (err == CAIRN_ENOTFOUND) {
+            err = CAIRN_OK;
+            continue; /* told once, by the walk over live passages */
+        }
+        if (err)
+            break;
+        if (vdot_quantise(row, k->x->dim, codes) != at_f32(s->scales, i) ||
+            memcmp(codes, s->codes + (size_t)i * k->x->dim, k->x->dim) != 0 ||
+            dot_f32(row, row, k->x->dim) != at_f32(s->norms, i))
+            finding(k, id, "the int8 code does not follow from the vector");
+    }
+    if (!err && (rows != s->n || dead != s->n - alive))
+        finding(k, at_u32(s->ids, 0), "the segment's record miscounts its rows");
+    return err;
+}
+
+enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live,
+                            void (*report)(void *ctx, const char *line), void *ctx, struct cairn_why *why)
+{
+    struct vcheck k = {.x = x, .report = report, .ctx = ctx};
+    struct kv_key prefix, key;
+    struct kv_cursor c = {0};
+    key_u32(key_reset(&prefix), x->coll);
+    float *row = cairn_reallocarray(NULL, x->dim ? x->dim : 1, sizeof(float));
+    int8_t *codes = cairn_malloc(x->dim);
+    uint32_t last = 0;
+    size_t n_codes = 0, n_metas = 0;
+    enum cairn_err err =
+        row && codes ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "no memory to check vectors");
+    if (!err)
+        err = kv_cursor_open(&c, x->kv, DB_CODE, why);
+    if (!err) {
+        for (err = kv_seek(&c, &prefix, why); !err && kv_has_prefix(c.key, &prefix);) {
+            struct segment s;
+            n_codes++;
+            err = segment_parse(c.key, c.payload, x->dim, &s, why);
+            if (!err)
+                err = check_segment(&k, &s, live, &last, row, codes, why);
+            if (!err)
+                err = kv_next(&c, why);
+        }
+        if (err == CAIRN_ENOTFOUND)
+            err = CAIRN_OK;
+    }
+    kv_cursor_close(&c);
+    if (!err)
+        err = kv_cursor_open(&c, x->kv, DB_SEGMENT, why);
+    if (!err) {
+        for (err = kv_seek(&c, &prefix, why); !err && kv_has_prefix(c.key, &prefix); err = kv_next(&c, why))
+            n_metas++;
+        if (err == CAIRN_ENOTFOUND)
+            err = CAIRN_OK;
+    }
+    kv_cursor_close(&c);
+    if (!err && n_codes != n_metas)
+        finding(&k, 0, "segment records and code segments differ in number");
+    if (!err)
+        err = kv_cursor_open(&c, x->kv, DB_VECTOR, why);
+    if (!err) {
+        for (err = kv_seek(&c, &prefix, why); !err && kv_has_prefix(c.key, &prefix); err = kv_next(&c, why)) {
+            uint32_t id = key_read_u32(c.key, 4);
+            if (c.key.len != 8 || !idset_has(live, id)) {
+                finding(&k, id, "a vector of no passage");
+                continue;
+            }
+            err = row_copy(x, row_key(&key, x->coll, id), c.payload, row, why);
+            if (err)
+                break;
+            const char *bad = vindex_refuses(row, x->dim, x->metric);
+            if (bad)
+                finding(&k, id, bad);
+        }
+        if (err == CAIRN_ENOTFOUND)
+            err = CAIRN_OK;
+    }
+    kv_cursor_close(&c);
+    for (uint32_t id = idset_next(live, 0); !err && x->dim && id != UINT32_MAX;
+         id = idset_next(live, id + 1)) {
+        bool there;
+        err = row_alive(x, id, &there, why);
+        if (!err && !there)
+            finding(&k, id, "a passage without its vector");
+        if (!err && !idset_has(&k.coded, id))
+            finding(&k, id, "a passage without its int8 code");
+    }
+    idset_release(&k.coded);
+    cairn_free(row);
+    cairn_free(codes);
+    return err;
+}
