@@ -16,12 +16,18 @@
  */
 
 static volatile sig_atomic_t interrupts;
+static volatile sig_atomic_t behind_socket;
 static struct cairn_stop *volatile watched;
 
 static void on_interrupt(int sig)
 {
     struct cairn_stop *stop = watched;
     interrupts = 1;
+    if (behind_socket) { /* the client may be waiting for bytes; a closed connection cancels its call */
+        static const char text[] = "\ncairn: interrupted\n";
+        (void)!write(STDERR_FILENO, text, sizeof text - 1);
+        _exit(EXIT_FAILED);
+    }
     if (stop)
         atomic_store(&stop->cancelled, true); /* lock-free, so allowed here */
     (void)signal(sig, SIG_DFL);               /* the next one ends the process */
@@ -223,6 +229,7 @@ int door_open(struct door *d, const struct args *a, enum door_use use, bool even
         uint64_t seconds = a->timeout.given ? a->timeout.v : TIMEOUT_DEFAULT_S;
         enum cairn_err err = api_client_open(&d->client, a->server, key && *key ? key : NULL, events,
                                              (int)(seconds * 1000), &why);
+        behind_socket = !err;
         return err ? fail_with(a, err, &why) : EXIT_DONE;
     }
     int code;

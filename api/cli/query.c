@@ -50,7 +50,8 @@ static void print_explain(json_t *j, const char *title)
     json_object_foreach(j, key, v)
     {
         if (json_is_number(v)) {
-            printf("%s %s %.4g", first ? "" : ",", key, json_number_value(v));
+            double x = json_number_value(v);
+            printf(fabs(x) >= 1000 ? "%s %s %.0f" : "%s %s %.4g", first ? "" : ",", key, x);
             first = false;
         }
     }
@@ -227,8 +228,7 @@ static int print_answer(const struct args *a, json_t *j, const struct listening 
     }
     fputc('\n', stdout);
     printf("%s", color("\x1b[2m"));
-    if (json_is_string(json_object_get(j, "model")))
-        printf("%s, ", j_text(j, "model"));
+    printf("%s, ", *j_text(j, "model") ? j_text(j, "model") : "quoted");
     printf("%" PRIu64 " + %" PRIu64 " tokens, generation %" PRIu64 "%s\n", j_whole(usage, "prompt_tokens"),
            j_whole(usage, "completion_tokens"), j_whole(j, "generation"), color("\x1b[0m"));
     print_explain(json_object_get(j, "timings_ms"), "ms");

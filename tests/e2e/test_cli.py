@@ -464,17 +464,20 @@ class Operators(Case):
         self.assertIn("already holds a store", r.stderr)
         self.assertEqual(self.digest(self.data), before)
 
+    def damage(self, directory):
+        """Changes one letter of a stored value. The store is a compacted copy, so that no page in it is an old one."""
+        paths = [os.path.join(d, n) for d, _, names in os.walk(directory) for n in names if n == "data.mdb"]
+        self.assertEqual(len(paths), 1)
+        with open(paths[0], "r+b") as f:
+            at = f.read().index(b"Annual leave")
+            f.seek(at)
+            f.write(b"B")
+
     def test_restore_refuses_a_damaged_backup(self):
         self.ingest()
         backup, again = os.path.join(self.root, "backup"), os.path.join(self.root, "again")
         self.run_ok("backup", "--data", self.data, backup)
-        files = [os.path.join(d, n) for d, _, names in os.walk(backup) for n in names if n == "data.mdb"]
-        self.assertEqual(len(files), 1)
-        with open(files[0], "r+b") as f:
-            whole = f.read()
-            at = whole.index(b"30 days of paid leave")
-            f.seek(at)
-            f.write(b"90")
+        self.damage(backup)
         r = self.run_ok("restore", backup, "--data", again, code=FAILED)
         self.assertIn("nothing was restored", r.stderr)
         self.assertEqual(os.listdir(again), [], "nothing is left behind")
@@ -489,15 +492,13 @@ class Operators(Case):
 
     def test_check_finds_a_flipped_byte(self):
         self.ingest()
-        path = [os.path.join(d, n) for d, _, names in os.walk(self.data) for n in names if n == "data.mdb"][0]
-        self.assertEqual(self.run_json("debug", "check", "--data", self.data), {"clean": True, "findings": []})
-        with open(path, "r+b") as f:
-            at = f.read().index(b"30 days of paid leave")
-            f.seek(at)
-            f.write(b"90")
-        r = self.run_ok("debug", "check", "--data", self.data, code=FAILED)
+        copy = os.path.join(self.root, "copy")
+        self.run_ok("backup", "--data", self.data, copy)
+        self.assertEqual(self.run_json("debug", "check", "--data", copy), {"clean": True, "findings": []})
+        self.damage(copy)
+        r = self.run_ok("debug", "check", "--data", copy, code=FAILED)
         self.assertNotEqual(r.stdout, "")
-        j = self.run_json("debug", "check", "--data", self.data, code=FAILED)
+        j = self.run_json("debug", "check", "--data", copy, code=FAILED)
         self.assertFalse(j["clean"])
         self.assertTrue(j["findings"])
 
@@ -703,6 +704,25 @@ class WithModels(Case):
             self.assertIn("interrupted", errors)
         else:  # it was done before the signal came
             self.assertIn(p.returncode, (DONE, REFUSED), errors)
+
+
+    def test_ctrl_c_of_a_client_frees_the_server(self):
+        s = self.serve(*self.MODELS, models=True)
+        p = subprocess.Popen([CAIRN, "ask", "--server", s.rpc, "--mode", "generate", "--max-tokens", "400", "--temperature", "1", "--as",
+                              "everyone", "kb", "How many days of paid leave does every employee have?"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        p.stdout.read(1)
+        p.send_signal(signal.SIGINT)
+        p.communicate(timeout=WAIT_S)
+        until = time.monotonic() + WAIT_S
+        while True:  # the question is dropped, and the server goes on
+            requests = self.run_json("debug", "stat", "--server", s.rpc)["requests"]
+            if requests["running"] <= 1 and requests["waiting"] == 0:  # this very call is running
+                break
+            self.assertLess(time.monotonic(), until, requests)
+            time.sleep(0.1)
+        self.assertTrue(self.run_json("search", "--server", s.rpc, "kb", "paid leave")["hits"])
+        self.assertEqual(s.stop()[0], DONE)
 
 
 def main():
