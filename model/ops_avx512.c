@@ -1,13 +1,17 @@
 /* ops_avx512.c - AVX-512 with VNNI: integer products, float32 in and out.
  *
- * Many rows. Activations and weights become 16-bit integers with one float scale per run of 128, and vpdpwssd
+ * Many rows. Activations and weights become 16-bit integers with one float scale per RUN inputs, and vpdpwssd
  * does 32 multiply-adds an instruction, twice the rate of float FMA. Activations are rounded to |a| <=
- * ACT_MAX (14 bits); a run of weights is scaled so that the sum of its |w| times ACT_MAX stays below 2^31, so
- * no sum can overflow whatever the file holds; that leaves about 12 bits for usual weights. Both roundings
- * together: about 1.5e-4 of a row's norm. activations: tiles of 12 rows, [tile][run][pair 0..63][row 0..11]
- * as pairs of int16, scales [tile][run][12] weights:     struct wrun, 32 outputs x 128 inputs, [pair][output]
- * as pairs of int16 24 accumulators (12 rows x 2 vectors of 16 outputs) stay in registers over a run; a run
- * of weights (8 KiB) stays in the first-level cache for all rows.
+ * ACT_MAX (15 bits with the sign); a run of weights is scaled so that the sum of its |w| times ACT_MAX stays
+ * below 2^31, so no sum can overflow whatever the file holds; that leaves 13 to 14 bits for usual weights.
+ * Runs of 128 are a tenth faster, but outliers then cost the small models' logits 1e-2 in places; with 32 the
+ * worst seen is 2e-3.
+ *
+ *   activations  tiles of 12 rows: [tile][run][pair][row 0..11] as pairs of int16, then scales
+ * [tile][run][16] weights      struct wrun: 32 outputs x RUN inputs, [pair][output] as pairs of int16
+ *
+ * 24 accumulators (12 rows x 2 vectors of 16 outputs) stay in registers over a run; the runs of one
+ * superblock (17 KiB) stay in the first-level cache for all rows.
  *
  * Few rows. The weights stay as the file has them and are unpacked in registers to unsigned bytes;
  * activations are two planes of bytes, a = 128 * high + low, 15 bits against a scale per 256, and vpdpbusd
@@ -53,14 +57,15 @@ static inline float vf_top(vf a) { return _mm512_reduce_max_ps(a); }
 #include "ops_simd.h"
 
 enum {
-    RUN = 128,     /* inputs that share a scale, many rows */
-    PAIRS = 64,    /* RUN / 2 */
-    TILE = 12,     /* rows in registers */
-    WIDE = 256,    /* inputs that share a scale, few rows */
-    ACT_MAX = 8191 /* many rows */
+    RUN = 32, /* inputs that share a scale, many rows */
+    PAIRS = RUN / 2,
+    VECTORS = RUN / 16,
+    TILE = 12,      /* rows in registers */
+    WIDE = 256,     /* inputs that share a scale, few rows */
+    ACT_MAX = 16383 /* many rows */
 };
-/* floor((2^31 - 1) / ACT_MAX) is 262176; each of 128 roundings may add a half, and float sums a little. */
-#define WEIGHT_SUM_MAX 262000.0f
+/* (2^31 - 1) / ACT_MAX, less a half for each rounding of a run and what float sums may be off. */
+#define WEIGHT_SUM_MAX ((float)(INT32_MAX / ACT_MAX - RUN / 2 - 64))
 #define WEIGHT_MAX 32000.0f
 
 struct wrun {
@@ -84,7 +89,7 @@ static size_t shared_bytes(size_t rows, size_t k)
     size_t many = (rows + TILE - 1) / TILE * tile_bytes(k), few = OPS_ROWS_FEW * plane_bytes(k);
     return many > few ? many : few;
 }
-enum { UNPACK_RUNS = 2 }; /* a superblock of 256 at a time */
+enum { UNPACK_RUNS = 256 / RUN }; /* a superblock at a time */
 static size_t worker_bytes(size_t rows, size_t k)
 {
     (void)rows;
@@ -142,8 +147,8 @@ static void tile_make(const struct compute *c, const float *x, size_t k, size_t 
     char *tile = c->shared + row / TILE * tile_bytes(k);
     float *scales = (float *)(void *)(tile + runs_of(k) * PAIRS * TILE * 4) + row % TILE;
     for (size_t b = 0; b < runs_of(k); b++) {
-        vf v[8], max = vf_set(0.0f), bad = vf_set(0.0f);
-        for (size_t u = 0; u < 8; u++) {
+        vf v[VECTORS], max = vf_set(0.0f), bad = vf_set(0.0f);
+        for (size_t u = 0; u < VECTORS; u++) {
             size_t at = b * RUN + u * 16, left = at >= k ? 0 : k - at < 16 ? k - at : 16;
             v[u] = vf_load_n(x + (left ? at : 0), left);
             max = vf_max(max, vf_abs(v[u]));
@@ -152,7 +157,7 @@ static void tile_make(const struct compute *c, const float *x, size_t k, size_t 
         float s = vf_top(max) * (1.0f / ACT_MAX), inverse = s > 0 ? 1.0f / s : 0.0f;
         scales[b * 16] = s + vf_sum(bad);
         int32_t pairs[PAIRS];
-        for (size_t u = 0; u < 8; u++) {
+        for (size_t u = 0; u < VECTORS; u++) {
             __m512i q = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
             _mm256_storeu_si256((__m256i *)(void *)(pairs + u * 8), _mm512_cvtepi32_epi16(q));
         }
@@ -224,9 +229,9 @@ static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, si
         for (size_t i = n; i < runs * RUN; i++)
             dense[i] = 0.0f;
         for (size_t b = 0; b < runs; b++) {
-            vf v[8], max = vf_set(0.0f), sum = vf_set(0.0f);
+            vf v[VECTORS], max = vf_set(0.0f), sum = vf_set(0.0f);
 #pragma GCC unroll 8
-            for (size_t u = 0; u < 8; u++) {
+            for (size_t u = 0; u < VECTORS; u++) {
                 v[u] = vf_load(dense + b * RUN + u * 16);
                 vf a = vf_abs(v[u]);
                 max = vf_max(max, a);
@@ -240,7 +245,7 @@ static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, si
                   inverse = s > 0 ? 1.0f / s : 0.0f;
             out[b].scale[o] = s;
 #pragma GCC unroll 8
-            for (size_t u = 0; u < 8; u++) {
+            for (size_t u = 0; u < VECTORS; u++) {
                 __m512i i32 = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
                 _mm256_storeu_si256((__m256i *)(void *)(q[o] + b * RUN + u * 16), _mm512_cvtepi32_epi16(i32));
             }

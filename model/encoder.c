@@ -1,0 +1,714 @@
+/* encoder.c - the BERT family: embedders (mean or [CLS] pooling) and pair models (pooler and classifier),
+ * from safetensors with the names of the original, or from GGUF (architecture bert).
+ *
+ * No padding: the tokens of all sequences of a batch are the rows of one matrix, so products run on [tokens,
+ * dim] and only attention looks at where a sequence begins and ends. A batch has at most BATCH_TOKENS rows.
+ * Weights are packed once at open when the backend has a packed form; the result of a text does not depend on
+ * what it is batched with. Threads: encoder.lock is held while a batch is computed; tokenising happens
+ * outside it. */
+#include "ops.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    BATCH_TOKENS = 2048,
+    MAX_TOKENS_MAX = 2048, /* longest sequence we accept from a card: fits one batch */
+    LAYERS_MAX = 128,
+    DIM_MAX = 8192,
+    FF_MAX = 65536,
+    HEAD_DIM_MAX = 512,
+    ROWS_GRAIN = 16,
+};
+
+struct norm {
+    float *w, *b;
+};
+struct dense {
+    struct weight w;
+    float *b;
+};
+struct layer {
+    struct dense q, k, v, o, up, down;
+    struct norm attn_norm, out_norm;
+};
+
+struct encoder {
+    pthread_mutex_t lock;
+    bool lock_ready, normalize;
+    enum encoder_pooling pooling;
+    struct model_file *file;
+    struct tokenizer *tokenizer;
+    char *name, *query_prefix;
+    uint32_t n_layer, dim, n_head, head_dim, n_ff, n_vocab, n_positions, n_types, max_tokens;
+    int32_t cls, sep;
+    float eps;
+    struct weight words, positions, types;
+    struct norm embedding_norm;
+    struct layer *layers;
+    struct dense pooler, classifier; /* w.bytes NULL: none */
+    struct compute compute;
+    float *x, *q, *k, *v, *mixed, *inner, *pooled, *pooled2;
+    float *heads; /* per worker: keys (turned) and values of one head of one sequence */
+    size_t head_floats;
+};
+
+/* ---- open
+ * ------------------------------------------------------------------------------------------------------- */
+
+/* Names differ by format; %u is the layer. */
+enum part {
+    WORDS,
+    POSITIONS,
+    TYPES,
+    EMB_NORM,
+    ATTN_Q,
+    ATTN_K,
+    ATTN_V,
+    ATTN_O,
+    ATTN_NORM,
+    FFN_UP,
+    FFN_DOWN,
+    OUT_NORM,
+    POOLER,
+    CLASSIFIER
+};
+static const char *const names[][2] = {
+    [WORDS] = {"embeddings.word_embeddings",                  "token_embd"              },
+    [POSITIONS] = {"embeddings.position_embeddings",              "position_embd"           },
+    [TYPES] = {"embeddings.token_type_embeddings",            "token_types"             },
+    [EMB_NORM] = {"embeddings.LayerNorm",                        "token_embd_norm"         },
+    [ATTN_Q] = {"encoder.layer.%u.attention.self.query",       "blk.%u.attn_q"           },
+    [ATTN_K] = {"encoder.layer.%u.attention.self.key",         "blk.%u.attn_k"           },
+    [ATTN_V] = {"encoder.layer.%u.attention.self.value",       "blk.%u.attn_v"           },
+    [ATTN_O] = {"encoder.layer.%u.attention.output.dense",     "blk.%u.attn_output"      },
+    [ATTN_NORM] = {"encoder.layer.%u.attention.output.LayerNorm", "blk.%u.attn_output_norm" },
+    [FFN_UP] = {"encoder.layer.%u.intermediate.dense",         "blk.%u.ffn_up"           },
+    [FFN_DOWN] = {"encoder.layer.%u.output.dense",               "blk.%u.ffn_down"         },
+    [OUT_NORM] = {"encoder.layer.%u.output.LayerNorm",           "blk.%u.layer_output_norm"},
+    [POOLER] = {"pooler.dense",                                "cls"                     },
+    [CLASSIFIER] = {"classifier",                                  "cls.output"              },
+};
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+/* The tensor of a part, with or without the prefix "bert."; `full` gets the name for messages. */
+static const struct model_tensor *find(const struct encoder *e, enum part part, uint32_t layer,
+                                       const char *what, char full[128])
+{
+    const struct model_tensor *t = NULL;
+    for (int form = 0; form < 3 && !t; form++) {
+        char name[96];
+        snprintf(name, sizeof name, names[part][form == 2], layer);
+        snprintf(full, 128, "%s%s.%s", form == 1 ? "bert." : "", name, what);
+        t = model_file_tensor(e->file, full);
+    }
+    if (!t) {
+        char name[96];
+        snprintf(name, sizeof name, names[part][0], layer);
+        snprintf(full, 128, "%s.%s", name, what);
+    }
+    return t;
+}
+#pragma GCC diagnostic pop
+
+static enum cairn_err matrix(struct encoder *e, struct weight *w, enum part part, uint32_t layer, uint64_t k,
+                             uint64_t n, struct cairn_why *why)
+{
+    char name[128];
+    const struct model_tensor *t = find(e, part, layer, "weight", name);
+    if (!t)
+        return cairn_fail(why, CAIRN_ECORRUPT, "tensor %s is missing; the file is not a complete encoder",
+                          name);
+    uint64_t rows = t->n_dims > 1 ? t->dims[1] : 1; /* a single output may be stored as a vector */
+    if (t->n_dims > 2 || t->dims[0] != k || (n && rows != n))
+        return cairn_fail(why, CAIRN_ECORRUPT,
+                          "tensor %s is [%" PRIu64 ", %" PRIu64 "], expected [%" PRIu64 ", %" PRIu64 "]",
+                          name, t->dims[0], rows, k, n);
+    weight_init(w, t);
+    if (!w->row_bytes || w->row_bytes * rows != t->n_bytes)
+        return cairn_fail(why, CAIRN_ECORRUPT, "tensor %s: %zu bytes are not %" PRIu64 " rows of %zu", name,
+                          t->n_bytes, rows, w->row_bytes);
+    return CAIRN_OK;
+}
+
+static enum cairn_err vector(struct encoder *e, float **out, enum part part, uint32_t layer, const char *what,
+                             uint64_t n, struct cairn_why *why)
+{
+    char name[128];
+    const struct model_tensor *t = find(e, part, layer, what, name);
+    if (!t)
+        return cairn_fail(why, CAIRN_ECORRUPT, "tensor %s is missing; the file is not a complete encoder",
+                          name);
+    if (t->n_dims > 1 || (t->n_dims ? t->dims[0] : 1) != n || !t->n_bytes ||
+        tensor_type_bytes(t->type, n) != t->n_bytes)
+        return cairn_fail(why, CAIRN_ECORRUPT, "tensor %s does not have %" PRIu64 " elements", name, n);
+    *out = cairn_aligned(64, n * sizeof(float) + 64);
+    if (!*out)
+        return cairn_fail(why, CAIRN_ENOMEM, "tensor %s", name);
+    tensor_dequantize(t->type, t->bytes, *out, n);
+    return CAIRN_OK;
+}
+
+static enum cairn_err read_dense(struct encoder *e, struct dense *d, enum part part, uint32_t layer,
+                                 uint64_t k, uint64_t n, struct cairn_why *why)
+{
+    enum cairn_err err = matrix(e, &d->w, part, layer, k, n, why);
+    return err ? err : vector(e, &d->b, part, layer, "bias", n, why);
+}
+static enum cairn_err read_norm(struct encoder *e, struct norm *n, enum part part, uint32_t layer,
+                                struct cairn_why *why)
+{
+    enum cairn_err err = vector(e, &n->w, part, layer, "weight", e->dim, why);
+    return err ? err : vector(e, &n->b, part, layer, "bias", e->dim, why);
+}
+
+/* Width, depth and vocabulary come from the tensors, the rest from the card, or from the GGUF file where the
+ * card is silent. */
+static enum cairn_err read_hyper(struct encoder *e, const struct model_card *card, struct cairn_why *why)
+{
+    char name[128];
+    const struct model_tensor *words = find(e, WORDS, 0, "weight", name);
+    if (!words || words->n_dims != 2 || !words->dims[0] || words->dims[0] > DIM_MAX || !words->dims[1] ||
+        words->dims[1] > INT32_MAX)
+        return cairn_fail(why, CAIRN_ECORRUPT,
+                          "tensor %s is missing or not a table of words; an encoder is a BERT model", name);
+    e->dim = (uint32_t)words->dims[0];
+    e->n_vocab = (uint32_t)words->dims[1];
+    while (e->n_layer < LAYERS_MAX && find(e, ATTN_Q, e->n_layer, "weight", name))
+        e->n_layer++;
+    const struct model_tensor *up = find(e, FFN_UP, 0, "weight", name);
+    if (!e->n_layer || !up || up->n_dims != 2 || !up->dims[1] || up->dims[1] > FF_MAX)
+        return cairn_fail(why, CAIRN_ECORRUPT,
+                          "tensor %s is missing or out of range; the file is not a complete encoder", name);
+    e->n_ff = (uint32_t)up->dims[1];
+    int64_t heads = card->n_head, longest = card->max_tokens, pooling = card->pooling;
+    double eps = card->layer_norm_eps;
+    if (!heads)
+        (void)model_file_int(e->file, "bert.attention.head_count", &heads);
+    if (!(eps > 0) && !model_file_float(e->file, "bert.attention.layer_norm_epsilon", &eps))
+        eps = 1e-12;
+    if (pooling == POOL_NONE && model_file_int(e->file, "bert.pooling_type", &pooling))
+        pooling = pooling == 4 ? POOL_RANK : pooling;
+    if (heads < 1 || heads > e->dim || e->dim % heads || e->dim / heads > HEAD_DIM_MAX)
+        return cairn_fail(why, CAIRN_ECORRUPT, "n_head %" PRId64 " does not fit a width of %u; mend the card",
+                          heads, e->dim);
+    if (!(eps > 0 && eps < 1))
+        return cairn_fail(why, CAIRN_ECORRUPT, "layer_norm_eps %g is not in (0, 1); mend the card", eps);
+    if (pooling < POOL_NONE || pooling > POOL_RANK)
+        return cairn_fail(why, CAIRN_EUNSUPPORTED, "pooling %" PRId64 " is not none, mean, cls or rank",
+                          pooling);
+    e->n_head = (uint32_t)heads;
+    e->head_dim = e->dim / e->n_head;
+    e->eps = (float)eps;
+    e->pooling = (enum encoder_pooling)pooling;
+    enum cairn_err err;
+    if ((err = matrix(e, &e->words, WORDS, 0, e->dim, e->n_vocab, why)) ||
+        (err = matrix(e, &e->positions, POSITIONS, 0, e->dim, 0, why)) ||
+        (err = matrix(e, &e->types, TYPES, 0, e->dim, 0, why)))
+        return err;
+    e->n_positions = (uint32_t)e->positions.n;
+    e->n_types = (uint32_t)e->types.n;
+    if (!longest)
+        longest = e->n_positions < 512 ? e->n_positions : 512;
+    if (longest < 4 || longest > e->n_positions || longest > MAX_TOKENS_MAX)
+        return cairn_fail(why, CAIRN_ECORRUPT, "max_tokens %" PRId64 " is not in 4..%u; mend the card",
+                          longest, e->n_positions < MAX_TOKENS_MAX ? e->n_positions : MAX_TOKENS_MAX);
+    e->max_tokens = (uint32_t)longest;
+    return CAIRN_OK;
+}
+
+static enum cairn_err read_weights(struct encoder *e, struct cairn_why *why)
+{
+    enum cairn_err err = read_norm(e, &e->embedding_norm, EMB_NORM, 0, why);
+    e->layers = cairn_calloc(e->n_layer, sizeof *e->layers);
+    if (!e->layers)
+        return cairn_fail(why, CAIRN_ENOMEM, "%u layers", e->n_layer);
+    for (uint32_t i = 0; i < e->n_layer && !err; i++) {
+        struct layer *l = &e->layers[i];
+        if ((err = read_dense(e, &l->q, ATTN_Q, i, e->dim, e->dim, why)) ||
+            (err = read_dense(e, &l->k, ATTN_K, i, e->dim, e->dim, why)) ||
+            (err = read_dense(e, &l->v, ATTN_V, i, e->dim, e->dim, why)) ||
+            (err = read_dense(e, &l->o, ATTN_O, i, e->dim, e->dim, why)) ||
+            (err = read_norm(e, &l->attn_norm, ATTN_NORM, i, why)) ||
+            (err = read_dense(e, &l->up, FFN_UP, i, e->dim, e->n_ff, why)) ||
+            (err = read_dense(e, &l->down, FFN_DOWN, i, e->n_ff, e->dim, why)))
+            break;
+        err = read_norm(e, &l->out_norm, OUT_NORM, i, why);
+    }
+    char name[128];
+    if (!err && find(e, CLASSIFIER, 0, "weight", name)) {
+        err = read_dense(e, &e->pooler, POOLER, 0, e->dim, e->dim, why);
+        if (!err)
+            err = read_dense(e, &e->classifier, CLASSIFIER, 0, e->dim, 1, why);
+    }
+    return err;
+}
+
+static float *floats(size_t rows, size_t n)
+{
+    size_t bytes;
+    return cairn_mul(rows, n * sizeof(float), &bytes) ? cairn_aligned(64, bytes + 64) : NULL;
+}
+
+static enum cairn_err make_room(struct encoder *e, const struct model_opts *o, struct cairn_why *why)
+{
+    enum cairn_err err =
+        compute_init(&e->compute, o, BATCH_TOKENS, e->n_ff > e->dim ? e->n_ff : e->dim, e->max_tokens, why);
+    if (err)
+        return err;
+    for (uint32_t i = 0; i < e->n_layer; i++) {
+        struct layer *l = &e->layers[i];
+        struct weight *all[] = {&l->q.w, &l->k.w, &l->v.w, &l->o.w, &l->up.w, &l->down.w};
+        for (size_t j = 0; j < sizeof all / sizeof all[0]; j++)
+            if (!weight_pack(&e->compute, all[j]))
+                return cairn_fail(why, CAIRN_ENOMEM, "packed weights of layer %u", i);
+    }
+    /* the head too, so that a pair's logit does not depend on how many pairs are scored with it */
+    if (e->classifier.w.bytes &&
+        (!weight_pack(&e->compute, &e->pooler.w) || !weight_pack(&e->compute, &e->classifier.w)))
+        return cairn_fail(why, CAIRN_ENOMEM, "packed weights of the classifier");
+    e->head_floats = 2 * e->compute.scores_ld * e->head_dim;
+    e->x = floats(BATCH_TOKENS, e->dim);
+    e->q = floats(BATCH_TOKENS, e->dim);
+    e->k = floats(BATCH_TOKENS, e->dim);
+    e->v = floats(BATCH_TOKENS, e->dim);
+    e->mixed = floats(BATCH_TOKENS, e->dim);
+    e->inner = floats(BATCH_TOKENS, e->n_ff);
+    e->pooled = floats(BATCH_TOKENS, e->dim);
+    e->pooled2 = floats(BATCH_TOKENS, e->dim);
+    e->heads = floats(e->compute.n_threads, e->head_floats);
+    if (!e->x || !e->q || !e->k || !e->v || !e->mixed || !e->inner || !e->pooled || !e->pooled2 || !e->heads)
+        return cairn_fail(why, CAIRN_ENOMEM, "activations for %d tokens of width %u", BATCH_TOKENS, e->dim);
+    memset(e->heads, 0, e->compute.n_threads * e->head_floats * sizeof(float));
+    return CAIRN_OK;
+}
+
+enum cairn_err encoder_open(struct encoder **out, const struct model_card *card, const struct model_opts *o,
+                            struct cairn_why *why)
+{
+    static const struct model_opts defaults;
+    *out = NULL;
+    o = o ? o : &defaults;
+    if (!card || !card->path || !card->name)
+        return cairn_fail(why, CAIRN_EINVAL, "encoder_open: a card needs a name and a path");
+    struct encoder *e = cairn_calloc(1, sizeof *e);
+    if (!e)
+        return cairn_fail(why, CAIRN_ENOMEM, "encoder handle");
+    enum cairn_err err = CAIRN_OK;
+    if (pthread_mutex_init(&e->lock, NULL)) {
+        err = cairn_fail(why, CAIRN_ENOMEM, "encoder lock");
+        goto done;
+    }
+    e->lock_ready = true;
+    e->normalize = card->normalize;
+    e->name = cairn_strdup(card->name);
+    e->query_prefix = cairn_strdup(card->query_prefix ? card->query_prefix : "");
+    if (!e->name || !e->query_prefix) {
+        err = cairn_fail(why, CAIRN_ENOMEM, "encoder name");
+        goto done;
+    }
+    if ((err = model_file_open(&e->file, card->path, why)) || (err = read_hyper(e, card, why)) ||
+        (err = read_weights(e, why)) || (err = make_room(e, o, why)))
+        goto done;
+    err = card->vocab ? tokenizer_from_wordpiece(&e->tokenizer, card->vocab, card->lower_case, why)
+                      : tokenizer_from_gguf(&e->tokenizer, e->file, why);
+    if (err)
+        goto done;
+    e->cls = tokenizer_find(e->tokenizer, "[CLS]");
+    e->sep = tokenizer_find(e->tokenizer, "[SEP]");
+    if (tokenizer_n_vocab(e->tokenizer) > e->n_vocab || e->cls < 0 || e->sep < 0) {
+        err = cairn_fail(
+            why, CAIRN_ECORRUPT,
+            "a vocabulary of %zu does not belong to this model: it has %u words and needs [CLS] and [SEP]",
+            tokenizer_n_vocab(e->tokenizer), e->n_vocab);
+        goto done;
+    }
+    *out = e;
+    e = NULL;
+done:
+    encoder_close(e);
+    return err ? cairn_wrap(why, err, "%s", card->path) : CAIRN_OK;
+}
+
+static void dense_release(struct dense *d)
+{
+    weight_release(&d->w);
+    cairn_free(d->b);
+}
+static void norm_release(struct norm *n)
+{
+    cairn_free(n->w);
+    cairn_free(n->b);
+}
+
+void encoder_close(struct encoder *e)
+{
+    if (!e)
+        return;
+    for (uint32_t i = 0; e->layers && i < e->n_layer; i++) {
+        struct layer *l = &e->layers[i];
+        struct dense *all[] = {&l->q, &l->k, &l->v, &l->o, &l->up, &l->down};
+        for (size_t j = 0; j < sizeof all / sizeof all[0]; j++)
+            dense_release(all[j]);
+        norm_release(&l->attn_norm);
+        norm_release(&l->out_norm);
+    }
+    cairn_free(e->layers);
+    norm_release(&e->embedding_norm);
+    dense_release(&e->pooler);
+    dense_release(&e->classifier);
+    float *rooms[] = {e->x, e->q, e->k, e->v, e->mixed, e->inner, e->pooled, e->pooled2, e->heads};
+    for (size_t j = 0; j < sizeof rooms / sizeof rooms[0]; j++)
+        cairn_free(rooms[j]);
+    compute_release(&e->compute);
+    tokenizer_close(e->tokenizer);
+    model_file_close(e->file);
+    cairn_free(e->name);
+    cairn_free(e->query_prefix);
+    if (e->lock_ready)
+        pthread_mutex_destroy(&e->lock);
+    cairn_free(e);
+}
+
+uint32_t encoder_dim(const struct encoder *e) { return e->dim; }
+const char *encoder_name(const struct encoder *e) { return e->name; }
+const char *encoder_backend_name(const struct encoder *e) { return e->compute.ops->name; }
+const char *encoder_query_prefix(const struct encoder *e) { return e->query_prefix; }
+const struct tokenizer *encoder_tokenizer(const struct encoder *e) { return e->tokenizer; }
+uint32_t encoder_max_tokens(const struct encoder *e) { return e->max_tokens; }
+
+/* ---- a batch
+ * ---------------------------------------------------------------------------------------------------- */
+
+struct batch {
+    struct encoder *e;
+    const int32_t *ids, *types; /* types NULL: all 0 */
+    const size_t *lens;
+    size_t n_seqs, n; /* sequences, tokens */
+    size_t *starts;   /* [n_seqs] first row of each */
+    size_t *position; /* [n] */
+    const struct norm *norm;
+};
+
+static void rows_embed(void *ctx, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const struct batch *b = ctx;
+    struct encoder *e = b->e;
+    const struct ops *ops = e->compute.ops;
+    for (size_t r = begin; r < end; r++) {
+        float *x = e->x + r * e->dim, *other = e->q + r * e->dim;
+        weight_row(&e->words, (size_t)b->ids[r], x);
+        weight_row(&e->positions, b->position[r], other);
+        ops->add(x, other, e->dim);
+        weight_row(&e->types, b->types ? (size_t)b->types[r] : 0, other);
+        ops->add(x, other, e->dim);
+        ops->layernorm(x, x, e->embedding_norm.w, e->embedding_norm.b, e->dim, e->eps);
+    }
+}
+
+static void rows_norm(void *ctx, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const struct batch *b = ctx;
+    struct encoder *e = b->e;
+    for (size_t r = begin; r < end; r++)
+        e->compute.ops->layernorm(e->x + r * e->dim, e->x + r * e->dim, b->norm->w, b->norm->b, e->dim,
+                                  e->eps);
+}
+
+/* Units are (sequence, head). */
+static void heads_attend(void *ctx, size_t begin, size_t end, unsigned worker)
+{
+    const struct batch *b = ctx;
+    struct encoder *e = b->e;
+    size_t hd = e->head_dim, dim = e->dim;
+    float *keys = e->heads + worker * e->head_floats, *values = keys + e->head_floats / 2;
+    for (size_t u = begin; u < end; u++) {
+        size_t s = u / e->n_head, h = u % e->n_head, len = b->lens[s], at = b->starts[s] * dim + h * hd;
+        for (size_t j = 0; j < len; j++)
+            ops_cache_put(keys, values, e->compute.scores_ld, 1, hd, j, e->k + at + j * dim,
+                          e->v + at + j * dim);
+        struct attend t = {.k = keys,
+                           .v = values,
+                           .head_dim = hd,
+                           .scale = 1.0f / sqrtf((float)hd),
+                           .scores = compute_scores(&e->compute, worker),
+                           .scores_ld = e->compute.scores_ld};
+        for (size_t row = 0; row < len; row += t.n) {
+            t.n = 0;
+            for (size_t i = row; i < len && t.n < e->compute.ops->tile; i++, t.n++) {
+                t.q[t.n] = e->q + at + i * dim;
+                t.out[t.n] = e->mixed + at + i * dim;
+                t.lo[t.n] = 0;
+                t.hi[t.n] = len;
+            }
+            e->compute.ops->attend(&t);
+        }
+    }
+}
+
+/* Last layer's output in e->x. */
+static void run_batch(struct batch *b)
+{
+    struct encoder *e = b->e;
+    const struct compute *c = &e->compute;
+    size_t n = b->n, dim = e->dim;
+    cairn_pool_run(c->pool, n, ROWS_GRAIN, rows_embed, b);
+    for (uint32_t i = 0; i < e->n_layer; i++) {
+        const struct layer *l = &e->layers[i];
+        ops_matmul(c, e->x, n,
+                   (struct matmul_job[]){
+                       {.w = &l->q.w, .bias = l->q.b, .y = e->q, .ld = dim},
+                       {.w = &l->k.w, .bias = l->k.b, .y = e->k, .ld = dim},
+                       {.w = &l->v.w, .bias = l->v.b, .y = e->v, .ld = dim}
+        },
+                   3);
+        cairn_pool_run(c->pool, b->n_seqs * e->n_head, 1, heads_attend, b);
+        ops_matmul(c, e->mixed, n,
+                   &(struct matmul_job){.w = &l->o.w, .bias = l->o.b, .y = e->x, .ld = dim, .add = true}, 1);
+        b->norm = &l->attn_norm;
+        cairn_pool_run(c->pool, n, ROWS_GRAIN, rows_norm, b);
+        ops_matmul(c, e->x, n,
+                   &(struct matmul_job){
+                       .w = &l->up.w, .bias = l->up.b, .y = e->inner, .ld = e->n_ff, .act = ACT_GELU},
+                   1);
+        ops_matmul(
+            c, e->inner, n,
+            &(struct matmul_job){.w = &l->down.w, .bias = l->down.b, .y = e->x, .ld = dim, .add = true}, 1);
+        b->norm = &l->out_norm;
+        cairn_pool_run(c->pool, n, ROWS_GRAIN, rows_norm, b);
+    }
+}
+
+/* What is taken from e->x when a batch is done. first: number of the batch's first sequence in the call. */
+typedef void (*take_fn)(struct batch *b, size_t first, void *out);
+
+static enum cairn_err run_all(struct encoder *e, const int32_t *ids, const int32_t *types, const size_t *lens,
+                              size_t n_seqs, take_fn take, void *out, const struct cairn_stop *stop,
+                              struct cairn_why *why)
+{
+    size_t *starts = cairn_reallocarray(NULL, 2 * BATCH_TOKENS, sizeof *starts);
+    if (!starts)
+        return cairn_fail(why, CAIRN_ENOMEM, "row numbers of a batch");
+    enum cairn_err err = CAIRN_OK;
+    size_t first = 0, token = 0;
+    while (first < n_seqs && !err) {
+        if ((err = cairn_stopped(stop, why)))
+            break;
+        struct batch b = {.e = e,
+                          .ids = ids + token,
+                          .types = types ? types + token : NULL,
+                          .lens = lens + first,
+                          .starts = starts,
+                          .position = starts + BATCH_TOKENS};
+        for (; first + b.n_seqs < n_seqs && b.n + b.lens[b.n_seqs] <= BATCH_TOKENS; b.n_seqs++) {
+            b.starts[b.n_seqs] = b.n;
+            for (size_t j = 0; j < b.lens[b.n_seqs]; j++)
+                b.position[b.n++] = j;
+        }
+        pthread_mutex_lock(&e->lock);
+        run_batch(&b);
+        take(&b, first, out);
+        pthread_mutex_unlock(&e->lock);
+        first += b.n_seqs;
+        token += b.n;
+    }
+    cairn_free(starts);
+    return err;
+}
+
+static void take_hidden(struct batch *b, size_t first, void *out)
+{
+    (void)first;
+    float **to = out;
+    memcpy(*to, b->e->x, b->n * b->e->dim * sizeof(float));
+    *to += b->n * b->e->dim;
+}
+
+static void take_vectors(struct batch *b, size_t first, void *out)
+{
+    struct encoder *e = b->e;
+    for (size_t s = 0; s < b->n_seqs; s++) {
+        float *y = (float *)out + (first + s) * e->dim;
+        const float *x = e->x + b->starts[s] * e->dim;
+        memcpy(y, x, e->dim * sizeof *y);
+        if (e->pooling == POOL_MEAN) {
+            for (size_t j = 1; j < b->lens[s]; j++)
+                e->compute.ops->add(y, x + j * e->dim, e->dim);
+            for (uint32_t i = 0; i < e->dim; i++)
+                y[i] /= (float)b->lens[s];
+        }
+        if (!e->normalize)
+            continue;
+        double square = 0;
+        for (uint32_t i = 0; i < e->dim; i++)
+            square += (double)y[i] * (double)y[i];
+        double scale = square > 0 ? 1.0 / sqrt(square) : 0.0;
+        for (uint32_t i = 0; i < e->dim; i++)
+            y[i] = (float)((double)y[i] * scale);
+    }
+}
+
+static void take_logits(struct batch *b, size_t first, void *out)
+{
+    struct encoder *e = b->e;
+    float *logits = (float *)out + first;
+    for (size_t s = 0; s < b->n_seqs; s++)
+        memcpy(e->pooled + s * e->dim, e->x + b->starts[s] * e->dim, e->dim * sizeof *e->x);
+    ops_matmul(&e->compute, e->pooled, b->n_seqs,
+               &(struct matmul_job){.w = &e->pooler.w, .bias = e->pooler.b, .y = e->pooled2, .ld = e->dim},
+               1);
+    for (size_t i = 0; i < b->n_seqs * e->dim; i++)
+        e->pooled2[i] = tanhf(e->pooled2[i]);
+    ops_matmul(&e->compute, e->pooled2, b->n_seqs,
+               &(struct matmul_job){.w = &e->classifier.w, .bias = e->classifier.b, .y = logits, .ld = 1}, 1);
+}
+
+enum cairn_err encoder_forward(struct encoder *e, const int32_t *ids, const int32_t *types,
+                               const size_t *lens, size_t n_seqs, float *hidden,
+                               const struct cairn_stop *stop, struct cairn_why *why)
+{
+    size_t at = 0;
+    for (size_t s = 0; s < n_seqs; s++) {
+        if (lens[s] < 1 || lens[s] > e->max_tokens)
+            return cairn_fail(why, CAIRN_EINVAL, "sequence %zu has %zu tokens; 1 to %u are allowed", s,
+                              lens[s], e->max_tokens);
+        for (size_t j = 0; j < lens[s]; j++, at++) {
+            if (ids[at] < 0 || (uint32_t)ids[at] >= e->n_vocab)
+                return cairn_fail(why, CAIRN_EINVAL, "token %" PRId32 " at %zu is not in 0..%u", ids[at], at,
+                                  e->n_vocab - 1);
+            if (types && (types[at] < 0 || (uint32_t)types[at] >= e->n_types))
+                return cairn_fail(why, CAIRN_EINVAL, "token type %" PRId32 " at %zu is not in 0..%u",
+                                  types[at], at, e->n_types - 1);
+        }
+    }
+    return run_all(e, ids, types, lens, n_seqs, take_hidden, &hidden, stop, why);
+}
+
+/* ---- texts
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* Sequences being put together; each append may fail. */
+struct tokens {
+    int32_t *ids, *types;
+    size_t *lens, n, cap;
+};
+static void tokens_release(struct tokens *t)
+{
+    cairn_free(t->ids);
+    cairn_free(t->types);
+    cairn_free(t->lens);
+}
+static bool tokens_room(struct tokens *t, size_t more, bool types)
+{
+    if (t->cap - t->n >= more)
+        return true;
+    size_t cap = t->cap * 2 + more;
+    int32_t *ids = cairn_reallocarray(t->ids, cap, sizeof *ids);
+    if (ids)
+        t->ids = ids;
+    int32_t *kinds = ids && types ? cairn_reallocarray(t->types, cap, sizeof *kinds) : NULL;
+    if (kinds)
+        t->types = kinds;
+    if (!ids || (types && !kinds))
+        return false;
+    t->cap = cap;
+    return true;
+}
+static void tokens_put(struct tokens *t, int32_t id, int32_t type)
+{
+    t->ids[t->n] = id;
+    if (t->types)
+        t->types[t->n] = type;
+    t->n++;
+}
+
+enum cairn_err encoder_embed(struct encoder *e, const struct cairn_str *texts, size_t n, float *out,
+                             const struct cairn_stop *stop, struct cairn_why *why)
+{
+    if (e->pooling != POOL_MEAN && e->pooling != POOL_CLS)
+        return cairn_fail(why, CAIRN_ESTATE, "%s has no pooling to make a vector of a text; use an embedder",
+                          e->name);
+    if (!n)
+        return CAIRN_OK;
+    struct tokens t = {.lens = cairn_calloc(n, sizeof *t.lens)};
+    enum cairn_err err = t.lens ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "%zu texts", n);
+    for (size_t i = 0; i < n && !err; i++) {
+        int32_t *ids = NULL;
+        size_t len = 0;
+        if ((err = tokenizer_encode(e->tokenizer, texts[i], TOKENIZE_PLAIN, &ids, &len, why)))
+            break;
+        if (len > e->max_tokens - 2)
+            len = e->max_tokens - 2;
+        if (tokens_room(&t, len + 2, false)) {
+            tokens_put(&t, e->cls, 0);
+            for (size_t j = 0; j < len; j++)
+                tokens_put(&t, ids[j], 0);
+            tokens_put(&t, e->sep, 0);
+            t.lens[i] = len + 2;
+        } else {
+            err = cairn_fail(why, CAIRN_ENOMEM, "tokens of %zu texts", n);
+        }
+        cairn_free(ids);
+        if (!err)
+            err = cairn_stopped(stop, why);
+    }
+    if (!err)
+        err = run_all(e, t.ids, NULL, t.lens, n, take_vectors, out, stop, why);
+    tokens_release(&t);
+    return err;
+}
+
+/* [CLS] query [SEP] text [SEP], types 0 and 1. A query longer than half the model's length is cut to that
+ * half. */
+enum cairn_err encoder_score_pairs(struct encoder *e, struct cairn_str query, const struct cairn_str *texts,
+                                   size_t n, float *logits, const struct cairn_stop *stop,
+                                   struct cairn_why *why)
+{
+    if (!e->classifier.w.bytes || e->n_types < 2)
+        return cairn_fail(why, CAIRN_ESTATE, "%s has no classifier over pairs; use a reranker", e->name);
+    if (!n)
+        return CAIRN_OK;
+    int32_t *q = NULL;
+    size_t q_len = 0;
+    enum cairn_err err = tokenizer_encode(e->tokenizer, query, TOKENIZE_PLAIN, &q, &q_len, why);
+    if (err)
+        return err;
+    if (q_len > e->max_tokens / 2 - 1)
+        q_len = e->max_tokens / 2 - 1;
+    struct tokens t = {.lens = cairn_calloc(n, sizeof *t.lens)};
+    if (!t.lens)
+        err = cairn_fail(why, CAIRN_ENOMEM, "%zu pairs", n);
+    for (size_t i = 0; i < n && !err; i++) {
+        int32_t *ids = NULL;
+        size_t len = 0, room = e->max_tokens - 3 - q_len;
+        if ((err = tokenizer_encode(e->tokenizer, texts[i], TOKENIZE_PLAIN, &ids, &len, why)))
+            break;
+        if (len > room)
+            len = room;
+        if (tokens_room(&t, q_len + len + 3, true)) {
+            tokens_put(&t, e->cls, 0);
+            for (size_t j = 0; j < q_len; j++)
+                tokens_put(&t, q[j], 0);
+            tokens_put(&t, e->sep, 0);
+            for (size_t j = 0; j < len; j++)
+                tokens_put(&t, ids[j], 1);
+            tokens_put(&t, e->sep, 1);
+            t.lens[i] = q_len + len + 3;
+        } else {
+            err = cairn_fail(why, CAIRN_ENOMEM, "tokens of %zu pairs", n);
+        }
+        cairn_free(ids);
+        if (!err)
+            err = cairn_stopped(stop, why);
+    }
+    if (!err)
+        err = run_all(e, t.ids, t.types, t.lens, n, take_logits, logits, stop, why);
+    tokens_release(&t);
+    cairn_free(q);
+    return err;
+}
