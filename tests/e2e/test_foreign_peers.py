@@ -65,6 +65,7 @@ class ForeignPeers(unittest.TestCase):
     def test_pynvim_session(self):
         host, port = self.server.rpc.rsplit(":", 1)
         session = tcp_session(host, int(port))
+        session.error_wrapper = lambda error: RuntimeError(error)  # pynvim's Nvim object sets its own
         try:
             self.expect(
                 session.request("server.health", {}),
