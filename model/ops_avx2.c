@@ -197,7 +197,7 @@ static void fill(void)
 const struct ops *ops_avx2(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !cpu_has_f16c())
         return NULL;
     pthread_once(&once, fill);
     return &table;

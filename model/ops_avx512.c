@@ -636,7 +636,7 @@ const struct ops *ops_avx512(void)
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") ||
         !__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("fma") ||
-        !__builtin_cpu_supports("f16c"))
+        !cpu_has_f16c())
         return NULL;
     pthread_once(&once, fill);
     return &table;

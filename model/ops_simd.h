@@ -2,6 +2,15 @@
  * ops_avx512.c define the vector and include this file. Needs: V (lanes), vf, vi and the functions named
  * vf_*. Everything is static. */
 
+#include <cpuid.h>
+
+/* clang 14 does not know the name "f16c" in __builtin_cpu_supports. */
+static inline int cpu_has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 /* e^x to about 1e-7 relative: 2^n times a polynomial on [-ln2/2, ln2/2]. NaN stays NaN; below -87 the result
  * is about 1e-38, above 88 about 2e38. Argument order of min and max matters: x86 returns the second when one
  * is NaN. */
