@@ -659,7 +659,7 @@ static void handle_request(struct conn *c, const struct wire_envelope *e)
 {
     struct server *srv = c->srv;
     struct cairn_why why = {{0}};
-    bool open;
+    bool open = false;
     for (struct request *r = c->inflight; r; r = r->next) {
         if (r->msgid == e->msgid) {
             protocol_error(c, "a request with the msgid of one still in flight");

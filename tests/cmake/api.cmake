@@ -1,10 +1,11 @@
 # Tests of api/: the pre-scan, JSON, addresses (no other room needed), then the service, keys and the server over real sockets.
 pkg_check_modules(TEST_API_MSGPACK REQUIRED IMPORTED_TARGET msgpack)
+pkg_check_modules(TEST_API_JANSSON REQUIRED IMPORTED_TARGET jansson)
 set(API_TEST_INCLUDES ${CMAKE_SOURCE_DIR}/api ${CMAKE_SOURCE_DIR}/generator/include ${CMAKE_SOURCE_DIR}/index/include
     ${CMAKE_SOURCE_DIR}/loaders/include ${CMAKE_SOURCE_DIR}/model/include ${CMAKE_SOURCE_DIR}/retriever/include)
 function(cairn_api_test name)
     cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
-    cairn_test(${name} SOURCES ${T_SOURCES} LIBS ${T_LIBS} PkgConfig::TEST_API_MSGPACK LABELS ${T_LABELS} TIMEOUT ${T_TIMEOUT})
+    cairn_test(${name} SOURCES ${T_SOURCES} LIBS ${T_LIBS} PkgConfig::TEST_API_MSGPACK PkgConfig::TEST_API_JANSSON LABELS ${T_LABELS} TIMEOUT ${T_TIMEOUT})
     target_include_directories(${name} PRIVATE ${API_TEST_INCLUDES})
 endfunction()
 cairn_api_test(test_api_scan SOURCES unit/test_api_scan.c LIBS cairn_wire LABELS quick TIMEOUT 120)
