@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,6 +28,7 @@ enum {
     CARD_TOKENS_MAX = 1 << 20,
     CARD_HEADS_MAX = 4096,
     COPY_PIECE = 1 << 20,
+    FINITE_STEP = 4096, /* a multiple of every type's block */
 };
 
 struct entry {
@@ -537,6 +539,29 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
     return CAIRN_OK;
 }
 
+/* A scale or weight that is NaN or infinite makes every answer NaN: found here, once, rather than in each
+ * load. */
+static enum cairn_err check_finite(const struct model_file *f, struct cairn_why *why)
+{
+    float values[FINITE_STEP];
+    for (size_t i = 0; i < model_file_n_tensors(f); i++) {
+        const struct model_tensor *t = model_file_tensor_at(f, i);
+        size_t n = (size_t)(t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3]); /* 63 bits: rule G9 */
+        for (size_t at = 0; at < n; at += FINITE_STEP) {
+            size_t step = n - at < FINITE_STEP ? n - at : FINITE_STEP;
+            tensor_dequantize(t->type, (const uint8_t *)t->bytes + tensor_type_bytes(t->type, at), values,
+                              step);
+            for (size_t k = 0; k < step; k++)
+                if (!isfinite(values[k]))
+                    return cairn_fail(
+                        why, CAIRN_ECORRUPT,
+                        "weights are finite numbers: '%s' has another at element %zu; fetch the file again",
+                        file_shown(t->name, strlen(t->name)).text, at + k);
+        }
+    }
+    return CAIRN_OK;
+}
+
 static enum cairn_err inspect(struct adding *a, struct cairn_why *why)
 {
     struct model_file *f;
@@ -561,6 +586,8 @@ static enum cairn_err inspect(struct adding *a, struct cairn_why *why)
         put_json(a, "profile", json_string("added"));
         err = a->gguf ? check_gguf(a, f, why) : check_safetensors(a, f, why);
     }
+    if (!err)
+        err = check_finite(f, why);
     model_file_close(f);
     return err;
 }

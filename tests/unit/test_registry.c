@@ -2,6 +2,7 @@
 #include "check.h"
 #include "gguf_writer.h"
 
+#include <math.h>
 #include <sys/stat.h>
 
 struct place {
@@ -139,7 +140,7 @@ static void a_bad_card_is_left_out_and_explained(void **state)
     cairn_log_set_level(CAIRN_LOG_WARN);
 }
 
-static void put_generator(struct place *p, const char *name, uint64_t rows)
+static void put_generator(struct place *p, const char *name, uint64_t rows, float last)
 {
     TEST_WHY;
     struct cairn_buf b;
@@ -150,7 +151,8 @@ static void put_generator(struct place *p, const char *name, uint64_t rows)
     w_tiny_bpe(&b);
     w_tensor(&b, "token_embd.weight", 2, (const uint64_t[]){8, rows}, TENSOR_F32, 0);
     w_pad(&b, 32);
-    w_zeros(&b, (size_t)rows * 32);
+    w_zeros(&b, (size_t)rows * 32 - 4);
+    w_f32(&b, last);
     CHECK_OK(cairn_write_file(at(p, name), b.bytes, b.len, &why));
     cairn_buf_release(&b);
 }
@@ -162,8 +164,9 @@ static void a_generator_is_checked_and_added(void **state)
     struct place p = {.dir = test_tmpdir()};
     struct model_registry *r;
     const struct model_card *c;
-    put_generator(&p, "g.gguf", TINY_BPE_TOKENS);
-    put_generator(&p, "short.gguf", TINY_BPE_TOKENS - 1);
+    put_generator(&p, "g.gguf", TINY_BPE_TOKENS, 1);
+    put_generator(&p, "short.gguf", TINY_BPE_TOKENS - 1, 1);
+    put_generator(&p, "nan.gguf", TINY_BPE_TOKENS, NAN);
     CHECK_OK(cairn_write_file(at(&p, "junk.gguf"), "GGUFjunk", 8, &why));
     char *models = strdup(at(&p, "models")), *file = strdup(at(&p, "g.gguf"));
     CHECK_OK(model_registry_open(&r, models, &why));
@@ -188,6 +191,8 @@ static void a_generator_is_checked_and_added(void **state)
               CAIRN_ECORRUPT);
     CHECK_ERR(model_registry_add(r, at(&p, "short.gguf"), "short", MODEL_GENERATOR, true, &why),
               CAIRN_ECORRUPT);
+    CHECK_ERR(model_registry_add(r, at(&p, "nan.gguf"), "nan", MODEL_GENERATOR, true, &why), CAIRN_ECORRUPT);
+    CHECK(strstr(why.text, "'token_embd.weight' has another at element 103"));
     CHECK_ERR(model_registry_add(r, at(&p, "absent.gguf"), "absent", MODEL_GENERATOR, true, &why),
               CAIRN_ENOTFOUND);
     CHECK_U64_EQ(model_registry_count(r), 2);
