@@ -2,6 +2,7 @@
 """Reference token ids for make_lines.py's lines (and for real questions and passages of xquad).
 
     reference.py llama.cpp MODEL.gguf LINES OUT     llama.cpp's tokenizer, by the package xllamacpp's server
+    reference.py chat MODEL.gguf LINES OUT          the same with special tokens on, for chat.bin
     reference.py wordpiece VOCAB.txt LINES OUT      Hugging Face tokenizers, BertWordPieceTokenizer, lower case
     reference.py bpe MODEL.gguf LINES OUT           Hugging Face tokenizers over the vocabulary, merges and expressions of the file
     reference.py spm VOCAB.gguf LINES OUT           Google's sentencepiece over the pieces and scores of the file
@@ -15,6 +16,7 @@ How the committed files came about, with the models of scripts/models and ../sha
     reference.py llama.cpp smollm2-135m-instruct-q4_1/model.gguf lines.bin smollm.ids
     reference.py wordpiece bge-small-en-v1.5/vocab.txt lines.bin wordpiece.ids
     reference.py spm vocab-llama-spm.gguf lines.bin spm.ids
+    reference.py chat MODEL.gguf chat.bin chat-qwen2.ids; chat-smollm.ids likewise
     reference.py xquad ../shared/data/xquad xquad.bin; then bpe and wordpiece over xquad.bin to xquad-*.ids
 """
 
@@ -28,7 +30,7 @@ import urllib.request
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def llama_cpp(path):
+def llama_cpp(path, special=False):
     import xllamacpp
 
     p = xllamacpp.CommonParams()
@@ -38,12 +40,16 @@ def llama_cpp(path):
     server = xllamacpp.Server(p)
 
     def encode(text):
-        body = json.dumps({"content": text, "add_special": False, "parse_special": False}).encode()
+        body = json.dumps({"content": text, "add_special": False, "parse_special": special}).encode()
         url = server.listening_address + "/tokenize"
         with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})) as r:
             return json.load(r)["tokens"]
 
     return encode
+
+
+def chat(path):
+    return llama_cpp(path, True)
 
 
 def wordpiece(path):
@@ -119,9 +125,9 @@ def xquad(folder, out):
 def main():
     if len(sys.argv) == 4 and sys.argv[1] == "xquad":
         return xquad(*sys.argv[2:])
-    if len(sys.argv) != 5 or sys.argv[1] not in ("llama.cpp", "wordpiece", "bpe", "spm"):
+    if len(sys.argv) != 5 or sys.argv[1] not in ("llama.cpp", "chat", "wordpiece", "bpe", "spm"):
         sys.exit(__doc__)
-    encode = {"llama.cpp": llama_cpp, "wordpiece": wordpiece, "bpe": bpe, "spm": spm}[sys.argv[1]](sys.argv[2])
+    encode = {"llama.cpp": llama_cpp, "chat": chat, "wordpiece": wordpiece, "bpe": bpe, "spm": spm}[sys.argv[1]](sys.argv[2])
     lines = open(sys.argv[3], "rb").read().split(b"\0")[:-1]
     write_ids(sys.argv[4], [encode(s.decode()) for s in lines])
     sys.stdout.flush()

@@ -245,6 +245,46 @@ static void published_spm_list(void **state)
     check_published("vocab-llama-spm");
 }
 
+/* A conversation as chat_encode gives it, against the reference's ids of its text with special tokens on
+ * (chat.bin). */
+static void check_chat(const char *model_path, const char *ids_name)
+{
+    const struct chat_message m[] = {
+        {"system",    cairn_str_of("You answer from the sources.")          },
+        {"user",      cairn_str_of("\n[1] Gr\xc3\xb6\xc3\x9f"
+                              "e: 12 m.\n\nHow tall is it?")},
+        {"assistant", cairn_str_of("It is 12 m tall [1].")                  },
+        {"user",      cairn_str_of(" And in feet?")                         },
+    };
+    TEST_WHY;
+    if (!model_path)
+        skip();
+    char *want, *end, *path = NULL;
+    size_t want_len, n;
+    int32_t *ids;
+    CHECK(asprintf(&path, HERE "chat-%s.ids", ids_name) > 0);
+    CHECK_OK(cairn_read_file(&want, &want_len, path, 1 << 20, &why));
+    struct tokenizer *t = open_tokenizer(model_path);
+    CHECK_OK(chat_encode(t, CHAT_CHATML, m, 4, &ids, &n, &why));
+    CHECK_U64_EQ(n, strtoul(want, &end, 10));
+    CHECK(fnv1a(ids, n) == strtoull(end, &end, 16));
+    cairn_free(ids);
+    cairn_free(want);
+    free(path);
+    tokenizer_close(t);
+}
+
+static void qwen2_conversation(void **state)
+{
+    UNUSED_STATE(state);
+    check_chat(qwen2_file(), "qwen2");
+}
+static void smollm_conversation(void **state)
+{
+    UNUSED_STATE(state);
+    check_chat(SMOLLM, "smollm");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -258,6 +298,8 @@ int main(void)
         TEST(wordpiece_real_text),
         TEST(published_wordpiece_list),
         TEST(published_spm_list),
+        TEST(qwen2_conversation),
+        TEST(smollm_conversation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
