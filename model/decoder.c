@@ -1,7 +1,7 @@
 /* decoder.c - the llama family (Llama, Mistral, SmolLM2) and Qwen2 from a GGUF file.
  *
  * Owns the file, its tokenizer, one set of activations and scratch; sequences own their keys and values
- * (float32: half precision would halve them, and costs accuracy that the greedy tests notice; see README).
+ * (float32 so far; half precision would halve them).
  * Threads: decoder.lock is held by every computing call. It is taken before the pool's own lock, never after.
  * Memory: everything is allocated at open and at seq_open; a step allocates nothing.
  * Weights are read from the mapping as they lie in the file. Prefill runs PIECE tokens at a time.
