@@ -174,7 +174,7 @@ enum cairn_err m_search(struct call *c)
     for (unsigned turn = 0; !err; turn++) {
         err = retrieve(q.retriever, &q.r, &x, c->stop, c->why);
         if (err)
-            return err;
+            return err == CAIRN_EINVAL ? cairn_wrap(c->why, err, "param query") : err;
         keep = cairn_calloc(x.n_hits, sizeof *keep);
         uint64_t seen = x.generation;
         err = keep ? recheck(c, q.collection, &x, &seen, keep, &gone, c->why)
@@ -533,6 +533,8 @@ enum cairn_err m_ask(struct call *c)
     a->q.r.query = question;
     a->q.r.with_vectors = true;
     err = retrieve(a->q.retriever, &a->q.r, &a->x, c->stop, c->why);
+    if (err == CAIRN_EINVAL)
+        err = cairn_wrap(c->why, err, "param question");
     if (err)
         goto done;
     a->seen_generation = a->x.generation;
