@@ -29,7 +29,9 @@
 #define NONE UINT32_MAX
 #define TYPED_WEIGHT 1.5f /* a value's share in coverage, in units of idf */
 #define IDF_MIN 0.2f
-#define POLARITY_COVER_MIN 0.5f /* below, the best sentence need not speak of the same thing */
+#define SWAPPED_SENTENCES_MAX 2u /* a word that stands in more places distinguishes nothing */
+#define SWAPPED_COVER_MIN 0.5f   /* below, the other sentence speaks of something else */
+#define POLARITY_COVER_MIN 0.5f  /* below, the best sentence need not speak of the same thing */
 
 enum { W_CONTENT = 1, W_CAP = 2, W_ACRONYM = 4, W_DIGIT = 8, W_CLAUSE_END = 16 };
 enum { SCOPE_NEGATED = 1, SCOPE_ALL = 2, SCOPE_SOME = 4, SCOPE_MUST = 8, SCOPE_MAY = 16, SCOPE_UNSURE = 32 };
@@ -1204,6 +1206,54 @@ static bool in_range(const struct grounding *g, uint32_t sent, uint64_t mask)
     return (mask >> g->sents[sent].source) & 1;
 }
 
+/* A value that stands with other words in the sources: some word of the claim occurs only in sentences that
+ * give a value of this kind, and never this one ("part-time ... 25 days" where the part-time sentence says
+ * 15). */
+static bool swapped(const struct grounding *g, uint64_t mask, const struct set *everywhere,
+                    struct cairn_str text, struct finding *d)
+{
+    const struct claim *c = &g->c;
+    bool any = false;
+    for (size_t k = 0; k < c->n_typed; k++) {
+        const struct typed *t = &c->typed[k];
+        if (!c->typed_slot[k] || t->kind == TYPED_IDENT || !set_has(everywhere, c->typed_slot[k] - 1u))
+            continue;
+        for (size_t w = 0; w < c->n_word_slots; w++) {
+            if (!set_has(everywhere, w))
+                continue;
+            size_t with = 0, against = 0;
+            for (uint32_t s = 0; s < g->n_sents && with <= SWAPPED_SENTENCES_MAX && with == against; s++) {
+                if (!in_range(g, s, mask) || !set_has(&g->hit[s], w))
+                    continue;
+                with++;
+                bool other = false;
+                for (uint32_t j = g->sents[s].t0;
+                     j < g->sents[s].t1 && !set_has(&g->hit[s], c->typed_slot[k] - 1u); j++) {
+                    const struct typed *b = &g->typed[j];
+                    bool same =
+                        t->kind == TYPED_NUMBER ? typed_number_comparable(t, b)
+                        : t->kind == TYPED_DATE
+                            ? b->kind == TYPED_DATE && !t->weekday == !b->weekday && !t->month == !b->month
+                            : t->kind == b->kind;
+                    bool claimed = (b->flags & TYPED_WEAK) != 0;
+                    for (size_t m = 0; m < c->n_typed && same && !claimed; m++)
+                        claimed = typed_match(g, &c->typed[m], text, b, g->sources[g->sents[s].source].text);
+                    other = other || (same && !claimed);
+                }
+                against += other && g->cover[s] >= SWAPPED_COVER_MIN;
+            }
+            if (with && with == against && with <= SWAPPED_SENTENCES_MAX) {
+                flag(d, typed_flag_kind(t), t->start, t->end, true);
+                flag(d, "binding", c->words[c->slot_word[w]].start, c->words[c->slot_word[w]].end, true);
+                d->contradiction = fmaxf(d->contradiction, 0.6f);
+                any = true;
+                break;
+            }
+        }
+    }
+    return any;
+}
+
 struct polarity {
     int negation, quantity, direction; /* word of the claim + 1, or 0 */
 };
@@ -1410,6 +1460,7 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
             d->contradiction = fmaxf(d->contradiction, here ? 0.5f : 0.4f + 0.5f * best1);
         }
     }
+    f[GF_SWAPPED] = swapped(g, mask, &everywhere, text, d) ? 1 : 0;
     /* names */
     for (size_t k = 0; k < c->n_names; k++) {
         const struct name *m = &c->names[k];
@@ -1640,7 +1691,7 @@ static float judge(const struct grounding *g, const struct finding *d, bool with
         return 0.99f;
     bool opposed = d->f[GF_POLARITY] > 0 || d->f[GF_QUANT] > 0 || d->f[GF_DIRECTION] > 0;
     bool displaced = d->f[GF_CONFLICT] > 0 && d->f[GF_COV1] >= 0.6f;
-    if (opposed || displaced)
+    if (opposed || displaced || d->f[GF_SWAPPED] > 0)
         return fminf(p, PROOF_CONTRADICTED_MAX);
     return p;
 }

@@ -23,6 +23,7 @@ enum ground_feature {
     GF_QUANT,     /* 1: all against some, must against may */
     GF_DIRECTION, /* 1: an opposite word */
     GF_BINDING,   /* 1: two anchors that never meet within one evidence sentence and its neighbours */
+    GF_SWAPPED,   /* 1: a word of the claim stands only with another value of the same kind */
     GF_LENGTH,    /* content words, 1 - exp(-n/10) */
     GF_COSINE, /* (cosine with the best evidence sentence - baseline) / (1 - baseline), 0 without an embedder
                 */

@@ -201,6 +201,18 @@ static void a_turned_sense_is_not_support(void **state)
     CHECK_ROWS(rows);
 }
 
+static void a_value_of_somebody_else_is_not_support(void **state)
+{
+    UNUSED_STATE(state);
+    static const struct row rows[] = {
+        {"Part-time staff in Lyon receive 15 days.",              S, NULL,      0, 0 },
+        {"Part-time staff in Lyon receive 25 days.",              U, "binding", 1, -1},
+        {"Full-time employees receive 25 days of paid vacation.", S, NULL,      0, 0 },
+        {"Full-time employees receive 15 days of paid vacation.", U, "binding", 1, -1},
+    };
+    CHECK_ROWS(rows);
+}
+
 static void new_content_is_not_supported(void **state)
 {
     UNUSED_STATE(state);
@@ -314,6 +326,7 @@ int main(void)
         TEST(dates_and_times_must_agree_in_any_format),
         TEST(names_identifiers_and_quotes_must_be_there),
         TEST(a_turned_sense_is_not_support),
+        TEST(a_value_of_somebody_else_is_not_support),
         TEST(new_content_is_not_supported),
         TEST(what_claims_nothing_has_no_verdict_to_carry),
         TEST(citations_are_kept_only_where_they_carry),
