@@ -8,6 +8,7 @@
 #define EVAL_FILE_MAX ((size_t)4 << 30) /* bytes of one input file */
 
 bool eval_grow(void **p, size_t *cap, size_t need, size_t item);
+/* Both normalised: needle stands in hay as whole words. */
 bool eval_has_words(const char *hay, const char *needle);
 
 #endif

@@ -1,0 +1,832 @@
+/* eval/answers.c - `cairn eval answers`: judged questions asked through the service, as a caller with the
+ * question's groups.
+ *
+ * Counted:
+ * - em, f1: SQuAD's, over answerable questions; a refusal is the empty answer. Answers are sentences and gold
+ * is short, so f1 is low by length; contains (gold as whole words in the answer) and token_recall (share of
+ * gold's tokens in it) do not punish that. em_all, f1_all: over all questions, an unanswerable one being
+ * right when it is refused.
+ * - refusal_accuracy: unanswerable questions refused. wrong_refusals: answerable ones refused.
+ * - leaks: of a question that names a group besides "everyone", asked again as "everyone" alone: answers that
+ * hold a gold answer, or sources, citations or search hits of a document that acl.json does not let
+ * "everyone" read.
+ * - citation_precision: a citation counts when its document holds gold and its span overlaps the gold span;
+ * per answer citations that count / citations, mean over answerable questions with a citation (0 of none is
+ * left out, and counted by citation_recall). Gold spans of HTML are bytes of the raw file and citations are
+ * bytes of the extracted text, so there the texts are compared: the gold span goes through the same parser,
+ * and half of the shorter one's words must be in the other. citation_document_precision: the document alone.
+ * - citation_recall: sentences with a claim that are supported and cited / sentences with a claim, mean over
+ * answered questions.
+ * - verdict_share: sentences with a verdict / sentences. */
+#include "run.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KINDS_MAX 64u
+#define TIMES_MAX 24u
+#define PUT_DOCUMENTS 128u
+
+struct span {
+    char *document;
+    size_t start, end;
+};
+struct question {
+    json_t *o; /* the line */
+    char *id, *kind, *text;
+    const char **answers, **groups;
+    size_t n_answers, n_groups, n_spans;
+    struct span *spans;
+    bool answerable, whole; /* whole: any place in the gold document will do */
+};
+struct judged_set {
+    const struct options *o;
+    char *dir, *kb, *name;
+    struct question *q;
+    size_t n, cap;
+    bool squad;
+    struct loader_acl *acl;
+};
+
+struct tally {
+    char name[64];
+    size_t n, answerable, unanswerable, refused_right, refused_wrong, with_citations, answered, claims_in;
+    double em, f1, contains, token_recall, em_all, f1_all, precision, document_precision, recall;
+    size_t citations, sentences, with_verdict, supported, unsupported, no_claim;
+    size_t leak_asked, leaks, leak_refused;
+};
+struct times {
+    char name[24];
+    double sum;
+    size_t n;
+};
+
+static void question_release(struct question *q)
+{
+    for (size_t i = 0; i < q->n_spans; i++)
+        cairn_free(q->spans[i].document);
+    cairn_free(q->spans);
+    cairn_free(q->answers);
+    cairn_free(q->groups);
+    cairn_free(q->id);
+    cairn_free(q->kind);
+    cairn_free(q->text);
+    json_decref(q->o);
+}
+
+static void set_release(struct judged_set *s)
+{
+    for (size_t i = 0; i < s->n; i++)
+        question_release(&s->q[i]);
+    cairn_free(s->q);
+    cairn_free(s->dir);
+    cairn_free(s->kb);
+    cairn_free(s->name);
+    loader_acl_close(s->acl);
+}
+
+/* The texts of an array, BORROWED from the line. */
+static bool texts_of(const json_t *o, const char *key, const char ***list, size_t *n)
+{
+    const json_t *a = json_object_get(o, key);
+    *list = cairn_calloc(json_array_size(a), sizeof **list);
+    if (!*list)
+        return false;
+    for (size_t i = 0; i < json_array_size(a); i++) {
+        const char *s = json_string_value(json_array_get(a, i));
+        if (s)
+            (*list)[(*n)++] = s;
+    }
+    return true;
+}
+
+/* "group-hr-012" is of kind "group-hr"; an id without "-NUMBER" of none. */
+static char *kind_of(const char *id, bool answerable)
+{
+    size_t len = strlen(id), at = len;
+    while (at > 0 && isdigit((unsigned char)id[at - 1]))
+        at--;
+    if (at < len && at > 1 && id[at - 1] == '-')
+        return cairn_strndup(id, at - 1);
+    return cairn_strdup(answerable ? "answerable" : "unanswerable");
+}
+
+static enum cairn_err add_question(void *ctx, json_t *o, size_t line, struct cairn_why *why)
+{
+    struct judged_set *s = ctx;
+    struct question q = {.o = json_incref(o)};
+    const char *id = text_of(o, "id"), *text = text_of(o, "question"), *passage = text_of(o, "passage_id");
+    const json_t *spans = json_object_get(o, "spans");
+    (void)line;
+    enum cairn_err err = CAIRN_OK;
+    if (!id || !*id || !text || !*text || !json_is_array(json_object_get(o, "answers"))) {
+        err = cairn_fail(why, CAIRN_EINVAL, "a question wants \"id\", \"question\" and \"answers\"");
+    } else {
+        q.whole = passage != NULL;
+        q.answerable = passage ? !json_is_true(json_object_get(o, "is_impossible"))
+                               : json_is_true(json_object_get(o, "answerable"));
+        s->squad |= passage != NULL;
+        q.id = cairn_strdup(id);
+        q.text = cairn_strdup(text);
+        q.kind = kind_of(id, q.answerable);
+        q.n_spans = passage ? 1 : json_array_size(spans);
+        q.spans = cairn_calloc(q.n_spans, sizeof *q.spans);
+        if (!q.id || !q.text || !q.kind || !q.spans || !texts_of(o, "answers", &q.answers, &q.n_answers) ||
+            !texts_of(o, "groups", &q.groups, &q.n_groups))
+            err = cairn_fail(why, CAIRN_ENOMEM, "questions");
+        for (size_t i = 0; i < q.n_spans && !err; i++) {
+            const json_t *x = json_array_get(spans, i);
+            const char *doc = passage ? passage : text_of(x, "document");
+            q.spans[i].start = passage ? 0 : (size_t)json_integer_value(json_object_get(x, "start"));
+            q.spans[i].end = passage ? SIZE_MAX : (size_t)json_integer_value(json_object_get(x, "end"));
+            if (!doc || q.spans[i].start >= q.spans[i].end)
+                err = cairn_fail(why, CAIRN_EINVAL,
+                                 "span %zu wants \"document\", \"start\" and \"end\", start < end", i);
+            else if (!(q.spans[i].document = cairn_strdup(doc)))
+                err = cairn_fail(why, CAIRN_ENOMEM, "questions");
+        }
+    }
+    if (!err && !eval_grow((void **)&s->q, &s->cap, s->n + 1, sizeof *s->q))
+        err = cairn_fail(why, CAIRN_ENOMEM, "questions");
+    if (err)
+        question_release(&q);
+    else
+        s->q[s->n++] = q;
+    return err;
+}
+
+static enum cairn_err set_read(struct judged_set *s, struct cairn_why *why)
+{
+    const struct options *o = s->o;
+    const char *slash = strrchr(o->set, '/');
+    s->dir = slash ? cairn_strndup(o->set, (size_t)(slash - o->set) + (slash == o->set)) : cairn_strdup(".");
+    if (!s->dir)
+        return cairn_fail(why, CAIRN_ENOMEM, "set");
+    enum cairn_err err = each_json(o->set, add_question, s, why);
+    if (!err && !s->n)
+        err = cairn_fail(why, CAIRN_EINVAL, "%s: no questions", o->set);
+    if (err)
+        return err;
+    s->kb = o->kb ? cairn_strdup(o->kb) : cairn_path_join(s->dir, s->squad ? "passages.jsonl" : "kb");
+    const char *base = strrchr(s->dir, '/');
+    s->name = cairn_strdup(base && base[1] ? base + 1 : s->dir);
+    if (!s->kb || !s->name)
+        return cairn_fail(why, CAIRN_ENOMEM, "set");
+    if (!file_exists(s->kb))
+        return cairn_fail(why, CAIRN_ENOTFOUND, "%s: no such file or directory; --kb names the documents",
+                          s->kb);
+    char *acl = s->squad ? NULL : cairn_path_join(s->kb, "acl.json");
+    if (acl && file_exists(acl))
+        err = loader_acl_open(&s->acl, acl, why);
+    cairn_free(acl);
+    return err;
+}
+
+/* ---- documents into the store ---- */
+
+struct putting {
+    struct bench_service *b;
+    const struct options *o;
+    const char *collection;
+    json_t *documents;
+    size_t n;
+};
+
+static enum cairn_err put_flush(struct putting *p, struct cairn_why *why)
+{
+    json_t *result = NULL;
+    if (!json_array_size(p->documents))
+        return CAIRN_OK;
+    progress(p->o, "documents", p->n, p->n);
+    enum cairn_err err = lab_call(
+        p->b, p->o, "doc.put",
+        json_pack("{s:s, s:O, s:b}", "collection", p->collection, "documents", p->documents, "create", 1),
+        false, &result, why);
+    json_decref(result);
+    json_array_clear(p->documents);
+    return err;
+}
+
+static enum cairn_err put_passage(void *ctx, json_t *o, size_t line, struct cairn_why *why)
+{
+    struct putting *p = ctx;
+    const char *id = text_of(o, "_id"), *title = text_of(o, "title"), *text = text_of(o, "text");
+    (void)line;
+    if (!id || !text)
+        return cairn_fail(why, CAIRN_EINVAL, "a passage wants \"_id\" and \"text\"");
+    json_array_append_new(p->documents,
+                          json_pack("{s:s, s:s, s:s}", "id", id, "title", title ? title : "", "text", text));
+    p->n++;
+    return json_array_size(p->documents) >= PUT_DOCUMENTS ? put_flush(p, why) : CAIRN_OK;
+}
+
+static enum cairn_err ingest(struct judged_set *s, struct bench_service *b, const char *collection,
+                             json_t **report, struct cairn_why *why)
+{
+    json_t *found = NULL;
+    *report = NULL;
+    if (!s->squad)
+        return lab_call(b, s->o, "doc.sync",
+                        json_pack("{s:s, s:s, s:b}", "collection", collection, "path", s->kb, "create", 1),
+                        true, report, why);
+    /* the store's directory is named by the hash of the passages: a collection that is whole is the right one
+     */
+    struct putting p = {b, s->o, collection, json_array(), 0};
+    enum cairn_err err =
+        lab_call(b, s->o, "collection.describe", json_pack("{s:s}", "name", collection), false, &found, why);
+    size_t have = err ? 0 : (size_t)json_integer_value(json_object_get(found, "n_documents")), lines = 0;
+    json_decref(found);
+    err = CAIRN_OK;
+    char *text;
+    size_t len;
+    if (have) {
+        err = cairn_read_file(&text, &len, s->kb, EVAL_FILE_MAX, why);
+        for (size_t i = 0; !err && i < len; i++)
+            lines += text[i] == '\n';
+        if (!err)
+            cairn_free(text);
+    }
+    if (!err && (!have || have < lines)) {
+        err = each_json(s->kb, put_passage, &p, why);
+        if (!err)
+            err = put_flush(&p, why);
+    }
+    json_decref(p.documents);
+    *report = json_pack("{s:I}", "put", (json_int_t)p.n);
+    return err;
+}
+
+/* ---- judging ---- */
+
+/* "[1]" and "[1, 2]" are marks, not words of the answer. OWNED. */
+static char *without_marks(const char *text)
+{
+    char *out = cairn_strdup(text), *to = out;
+    if (!out)
+        return NULL;
+    for (const char *p = text; *p;) {
+        const char *q = p;
+        if (*q == '[') {
+            q++;
+            while (isdigit((unsigned char)*q) || ((*q == ',' || *q == ' ') && q > p + 1))
+                q++;
+        }
+        if (q > p + 1 && *q == ']')
+            p = q + 1;
+        else
+            *to++ = *p++;
+    }
+    *to = 0;
+    return out;
+}
+
+static bool is_html(const char *path)
+{
+    const char *dot = strrchr(path, '.');
+    return dot && (strcmp(dot, ".html") == 0 || strcmp(dot, ".htm") == 0);
+}
+
+/* Half of the shorter text's words are in the other. */
+static enum cairn_err same_place(const char *a, const char *b, bool *same, struct cairn_why *why)
+{
+    double f1;
+    char *x = eval_normalize(a, strlen(a)), *y = eval_normalize(b, strlen(b));
+    enum cairn_err err = x && y ? eval_f1(x, y, &f1, why) : cairn_fail(why, CAIRN_ENOMEM, "comparing spans");
+    *same = false;
+    if (!err && *x && *y) {
+        double na = 1, nb = 1; /* words, from the spaces */
+        for (const char *p = x; *p; p++)
+            na += *p == ' ';
+        for (const char *p = y; *p; p++)
+            nb += *p == ' ';
+        double shared = f1 * (na + nb) / 2; /* f1 = 2 shared / (na + nb) */
+        *same = eval_has_words(x, y) || eval_has_words(y, x) || shared >= 0.5 * (na < nb ? na : nb);
+    }
+    cairn_free(x);
+    cairn_free(y);
+    return err;
+}
+
+/* The visible text of the gold span of an HTML file; OWNED. */
+static enum cairn_err gold_text(const struct judged_set *s, const struct span *g, char **out,
+                                struct cairn_why *why)
+{
+    char *path = cairn_path_join(s->kb, g->document), *bytes = NULL, *page = NULL;
+    size_t len = 0;
+    struct loader_document *d = NULL;
+    *out = NULL;
+    enum cairn_err err = path ? cairn_read_file(&bytes, &len, path, EVAL_FILE_MAX, why)
+                              : cairn_fail(why, CAIRN_ENOMEM, "path");
+    if (!err && g->end > len)
+        err =
+            cairn_fail(why, CAIRN_EINVAL, "%s: a span ends at %zu, behind its %zu bytes", path, g->end, len);
+    if (!err) {
+        page = cairn_asprintf("<html><body><p>%.*s</p></body></html>", (int)(g->end - g->start),
+                              bytes + g->start);
+        err = page ? loader_parse(&d, "span.html", page, strlen(page), LOADER_HTML, NULL, why)
+                   : cairn_fail(why, CAIRN_ENOMEM, "span");
+    }
+    if (!err && !(*out = cairn_strndup(d->text, d->text_len)))
+        err = cairn_fail(why, CAIRN_ENOMEM, "span");
+    loader_document_free(d);
+    cairn_free(page);
+    cairn_free(bytes);
+    cairn_free(path);
+    return err;
+}
+
+static enum cairn_err judge_citation(const struct judged_set *s, const struct question *q, const json_t *c,
+                                     bool *document, bool *place, struct cairn_why *why)
+{
+    const char *doc = text_of(c, "document_id"), *text = text_of(c, "text");
+    size_t start = (size_t)json_integer_value(json_object_get(c, "start")),
+           end = (size_t)json_integer_value(json_object_get(c, "end"));
+    enum cairn_err err = CAIRN_OK;
+    *document = *place = false;
+    for (size_t i = 0; i < q->n_spans && doc && !*place && !err; i++) {
+        const struct span *g = &q->spans[i];
+        if (strcmp(g->document, doc) != 0)
+            continue;
+        *document = true;
+        if (q->whole || !is_html(doc)) {
+            *place = q->whole || (start < g->end && g->start < end);
+        } else {
+            char *gold;
+            err = gold_text(s, g, &gold, why);
+            if (!err && text)
+                err = same_place(gold, text, place, why);
+            cairn_free(gold);
+        }
+    }
+    return err;
+}
+
+static bool may_read(const struct judged_set *s, const char *doc, const char *const *groups, size_t n)
+{
+    const struct cairn_str *allow;
+    size_t n_allow;
+    if (!s->acl)
+        return true;
+    loader_acl_find(s->acl, doc, &allow, &n_allow);
+    for (size_t i = 0; i < n_allow; i++)
+        for (size_t k = 0; k < n; k++)
+            if (allow[i].len == strlen(groups[k]) && memcmp(allow[i].p, groups[k], allow[i].len) == 0)
+                return true;
+    return false;
+}
+
+static bool forbidden_in(const struct judged_set *s, const json_t *list, const char *const *groups, size_t n)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *x = json_array_get(list, i);
+        const char *doc = text_of(x, "document_id");
+        if (doc && !may_read(s, doc, groups, n))
+            return true;
+        if (forbidden_in(s, json_object_get(x, "citations"), groups, n))
+            return true;
+    }
+    return false;
+}
+
+static json_t *ask_params(const struct options *o, const char *collection, const struct question *q,
+                          const char *const *groups, size_t n)
+{
+    json_t *p = json_pack("{s:s, s:s, s:I}", "collection", collection, "question", q->text, "seed",
+                          (json_int_t)o->seed),
+           *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, json_string(groups[i]));
+    if (o->mode)
+        json_object_set_new(p, "mode", json_string(o->mode));
+    if (o->k)
+        json_object_set_new(p, "k", json_integer((json_int_t)o->k));
+    if (o->max_tokens)
+        json_object_set_new(p, "max_tokens", json_integer((json_int_t)o->max_tokens));
+    if (o->rerank_weight >= 0)
+        json_object_set_new(p, "rerank_weight", json_real(o->rerank_weight));
+    if (n)
+        json_object_set(p, "principals", list);
+    json_decref(list);
+    return p;
+}
+
+/* Adds one judged answer to each of the two tallies. */
+static enum cairn_err judge(const struct judged_set *s, const struct question *q, const json_t *a,
+                            struct tally *const to[2], json_t *record, struct cairn_why *why)
+{
+    const char *text = text_of(a, "text");
+    bool refused = json_is_object(json_object_get(a, "refusal"));
+    char *plain = without_marks(refused || !text ? "" : text);
+    struct eval_answer_score score = {0};
+    enum cairn_err err = plain ? eval_answer(q->answerable ? q->answers : NULL,
+                                             q->answerable ? q->n_answers : 0, plain, &score, why)
+                               : cairn_fail(why, CAIRN_ENOMEM, "answer");
+    cairn_free(plain);
+    const json_t *sentences = json_object_get(a, "sentences");
+    size_t n_sentences = refused ? 0 : json_array_size(sentences), citations = 0, right_document = 0,
+           right_place = 0, claims = 0, carried = 0;
+    size_t verdicts[4] = {0};
+    for (size_t i = 0; i < n_sentences && !err; i++) {
+        const json_t *x = json_array_get(sentences, i), *cites = json_object_get(x, "citations");
+        const char *verdict = text_of(x, "verdict");
+        size_t k = !verdict                              ? 3
+                   : strcmp(verdict, "supported") == 0   ? 0
+                   : strcmp(verdict, "unsupported") == 0 ? 1
+                   : strcmp(verdict, "no_claim") == 0    ? 2
+                                                         : 3;
+        verdicts[k]++;
+        claims += k != 2;
+        carried += k == 0 && json_array_size(cites) > 0;
+        for (size_t c = 0; c < json_array_size(cites) && !err; c++) {
+            bool document, place;
+            err = judge_citation(s, q, json_array_get(cites, c), &document, &place, why);
+            citations++;
+            right_document += document;
+            right_place += place;
+        }
+    }
+    if (err)
+        return err;
+    for (int i = 0; i < 2; i++) {
+        struct tally *t = to[i];
+        t->n++;
+        t->answerable += q->answerable;
+        t->unanswerable += !q->answerable;
+        t->refused_right += refused && !q->answerable;
+        t->refused_wrong += refused && q->answerable;
+        t->em_all += score.exact;
+        t->f1_all += score.f1;
+        if (q->answerable) {
+            t->em += score.exact;
+            t->f1 += score.f1;
+            t->contains += score.contains;
+            t->token_recall += score.token_recall;
+            if (citations) {
+                t->with_citations++;
+                t->precision += (double)right_place / (double)citations;
+                t->document_precision += (double)right_document / (double)citations;
+            }
+        }
+        t->answered += !refused;
+        if (claims) {
+            t->claims_in++;
+            t->recall += (double)carried / (double)claims;
+        }
+        t->citations += citations;
+        t->sentences += n_sentences;
+        t->with_verdict += n_sentences - verdicts[3];
+        t->supported += verdicts[0];
+        t->unsupported += verdicts[1];
+        t->no_claim += verdicts[2];
+    }
+    if (record) {
+        json_object_set_new(record, "refused", json_boolean(refused));
+        json_object_set_new(record, "em", json_real(score.exact));
+        json_object_set_new(record, "f1", json_real(score.f1));
+        json_object_set_new(record, "contains", json_real(score.contains));
+        json_object_set_new(record, "token_recall", json_real(score.token_recall));
+        json_object_set_new(record, "citations", json_integer((json_int_t)citations));
+        json_object_set_new(record, "citations_right", json_integer((json_int_t)right_place));
+        json_object_set_new(record, "citations_right_document", json_integer((json_int_t)right_document));
+    }
+    return CAIRN_OK;
+}
+
+/* The same question without its group: nothing of a document the caller may not read may show. */
+static enum cairn_err ask_without(const struct judged_set *s, struct bench_service *b, const char *collection,
+                                  const struct question *q, struct tally *const to[2], json_t *record,
+                                  struct cairn_why *why)
+{
+    static const char *const everyone[] = {"everyone"};
+    json_t *a = NULL, *found = NULL;
+    struct eval_answer_score score = {0};
+    enum cairn_err err =
+        lab_call(b, s->o, "ask", ask_params(s->o, collection, q, everyone, 1), false, &a, why);
+    if (!err)
+        err = lab_call(b, s->o, "search",
+                       json_pack("{s:s, s:s, s:i, s:[s]}", "collection", collection, "query", q->text, "k",
+                                 50, "principals", "everyone"),
+                       false, &found, why);
+    const char *text = text_of(a, "text");
+    if (!err && text && *text)
+        err = eval_answer(q->answers, q->n_answers, text, &score, why);
+    if (!err) {
+        bool refused = json_is_object(json_object_get(a, "refusal"));
+        bool leak = (q->n_answers && score.contains > 0) ||
+                    forbidden_in(s, json_object_get(a, "sources"), everyone, 1) ||
+                    forbidden_in(s, json_object_get(a, "sentences"), everyone, 1) ||
+                    forbidden_in(s, json_object_get(found, "hits"), everyone, 1);
+        for (int i = 0; i < 2; i++) {
+            to[i]->leak_asked++;
+            to[i]->leaks += leak;
+            to[i]->leak_refused += refused;
+        }
+        if (record) {
+            json_object_set_new(record, "without_group",
+                                json_pack("{s:b, s:b, s:O}", "leak", leak, "refused", refused, "answer", a));
+        }
+    }
+    json_decref(a);
+    json_decref(found);
+    return err;
+}
+
+static double ratio(double a, size_t b) { return b ? a / (double)b : NAN; }
+
+static void put_ratio(json_t *o, const char *key, double v)
+{
+    json_object_set_new(o, key, isnan(v) ? json_null() : json_real(v));
+}
+static void put_count(json_t *o, const char *key, size_t n)
+{
+    json_object_set_new(o, key, json_integer((json_int_t)n));
+}
+
+static json_t *tally_json(const struct tally *t)
+{
+    json_t *o = json_object();
+    put_count(o, "n", t->n);
+    put_count(o, "answerable", t->answerable);
+    put_ratio(o, "em", ratio(t->em, t->answerable));
+    put_ratio(o, "f1", ratio(t->f1, t->answerable));
+    put_ratio(o, "contains", ratio(t->contains, t->answerable));
+    put_ratio(o, "token_recall", ratio(t->token_recall, t->answerable));
+    put_ratio(o, "em_all", ratio(t->em_all, t->n));
+    put_ratio(o, "f1_all", ratio(t->f1_all, t->n));
+    put_ratio(o, "refusal_accuracy", ratio((double)t->refused_right, t->unanswerable));
+    put_count(o, "unanswerable", t->unanswerable);
+    put_count(o, "wrong_refusals", t->refused_wrong);
+    put_ratio(o, "wrong_refusal_rate", ratio((double)t->refused_wrong, t->answerable));
+    put_ratio(o, "citation_precision", ratio(t->precision, t->with_citations));
+    put_ratio(o, "citation_document_precision", ratio(t->document_precision, t->with_citations));
+    put_ratio(o, "citation_recall", ratio(t->recall, t->claims_in));
+    put_count(o, "citations", t->citations);
+    put_count(o, "sentences", t->sentences);
+    put_ratio(o, "verdict_share", ratio((double)t->with_verdict, t->sentences));
+    put_count(o, "supported", t->supported);
+    put_count(o, "unsupported", t->unsupported);
+    put_count(o, "no_claim", t->no_claim);
+    put_count(o, "leak_questions", t->leak_asked);
+    put_count(o, "leaks", t->leaks);
+    put_ratio(o, "refused_without_group", ratio((double)t->leak_refused, t->leak_asked));
+    return o;
+}
+
+static void print_tally(const struct tally *t)
+{
+#define COL(v) ((v) != (v) ? "-" : (snprintf(cell, sizeof cell, "%.3f", (v)), cell))
+    char cell[32];
+    printf("%-14s %5zu", t->name, t->n);
+    printf(" %6s", COL(ratio(t->em, t->answerable)));
+    printf(" %6s", COL(ratio(t->f1, t->answerable)));
+    printf(" %8s", COL(ratio(t->contains, t->answerable)));
+    printf(" %6s", COL(ratio(t->token_recall, t->answerable)));
+    printf(" %7s", COL(ratio((double)t->refused_right, t->unanswerable)));
+    printf(" %6s", COL(ratio((double)t->refused_wrong, t->answerable)));
+    printf(" %6s", COL(ratio(t->precision, t->with_citations)));
+    printf(" %6s", COL(ratio(t->document_precision, t->with_citations)));
+    printf(" %6s", COL(ratio(t->recall, t->claims_in)));
+    printf(" %8s", COL(ratio((double)t->with_verdict, t->sentences)));
+    if (t->leak_asked)
+        printf(" %3zu/%zu", t->leaks, t->leak_asked);
+    putchar('\n');
+#undef COL
+}
+
+static void add_times(struct times *times, size_t *n, const json_t *a)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)json_object_get(a, "timings_ms"), key, v)
+    {
+        size_t i = 0;
+        while (i < *n && strcmp(times[i].name, key) != 0)
+            i++;
+        if (i == *n) {
+            if (*n == TIMES_MAX || strlen(key) >= sizeof times[0].name)
+                continue;
+            memcpy(times[(*n)++].name, key, strlen(key) + 1);
+        }
+        times[i].sum += json_number_value(v);
+        times[i].n++;
+    }
+}
+
+/* ---- the command ---- */
+
+static const struct option_row rows[] = {
+    {"set",           "FILE",
+     "questions: {id, question, answers, spans, groups, answerable} or SQuAD's {id, question, passage_id, "
+     "answers, is_impossible}",                                                                                                    O_TEXT,                  offsetof(struct options, set)          },
+    {"kb",            "DIR",                       "the documents (default: kb, or passages.jsonl, beside FILE)",                  O_TEXT,
+     offsetof(struct options,                                                                                                                                                        kb)           },
+    {"collection",    "NAME",                      "of the store (default: eval)",                                                 O_TEXT,                  offsetof(struct options, collection)   },
+    {"data",          "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                          O_TEXT,
+     offsetof(struct options,                                                                                                                                                        data)         },
+    {"mode",          "MODE",                      "auto, generate or extract (default auto)",                                     O_TEXT,                  offsetof(struct options, mode)         },
+    {"k",             "N",                         "passages for each question (default: the service's)",                          O_WHOLE,                 offsetof(struct options, k)            },
+    {"max-tokens",    "N",                         "tokens of an answer (default: the service's)",                                 O_WHOLE,
+     offsetof(struct options,                                                                                                                                                        max_tokens)   },
+    {"rerank-weight", "X",                         "share of the pair model (default: the collection's)",                          O_SHARE,
+     offsetof(struct options,                                                                                                                                                        rerank_weight)},
+    {"sample",        "N",                         "only N of the questions, drawn by --seed",                                     O_WHOLE,                 offsetof(struct options, sample)       },
+    {"seed",          "S",                         "of the sample and of the answers (default 0)",                                 O_WHOLE,                 offsetof(struct options, seed)         },
+    {"out",           "FILE",                      "one JSON line for each question: the answer and how it was judged",            O_TEXT,
+     offsetof(struct options,                                                                                                                                                        out)          },
+    {"models",        "DIR",                       "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)", O_TEXT,
+     offsetof(struct options,                                                                                                                                                        models)       },
+    {"profile",       "NAME",                      "standard or small: take this profile's models",                                O_TEXT,
+     offsetof(struct options,                                                                                                                                                        profile)      },
+    {"embedder",      "NAME",                      "embedding model, or none",                                                     O_TEXT,                  offsetof(struct options, embedder)     },
+    {"reranker",      "NAME",                      "pair model, or none",                                                          O_TEXT,                  offsetof(struct options, reranker)     },
+    {"generator",     "NAME",                      "generator, or none",                                                           O_TEXT,                  offsetof(struct options, generator)    },
+    {"backend",       "NAME",                      "auto, scalar, blas, avx2 or avx512",                                           O_TEXT,                  offsetof(struct options, backend)      },
+    {"threads",       "N",                         "compute threads (default: cores)",                                             O_WHOLE,                 offsetof(struct options, threads)      },
+    {"conf",          "KEY=VALUE",                 "a setting, as generator.relevance_min=0.2; may be repeated",                   O_CONF,                  0                      },
+    {"json",           NULL, "one JSON object on stdout",                                                                         O_FLAG, offsetof(struct options,                   json)              },
+    {"quiet",           NULL,     "no progress on stderr",                                                                         O_FLAG, offsetof(struct options,                  quiet)},
+};
+#define N_ROWS (sizeof rows / sizeof rows[0])
+
+struct state {
+    struct judged_set set;
+    struct bench_service b;
+    struct tally all, kinds[KINDS_MAX];
+    size_t n_kinds, n_times;
+    struct times times[TIMES_MAX];
+    struct cairn_buf records;
+    json_t *report;
+    uint64_t generation;
+};
+
+static struct tally *kind_tally(struct state *x, const char *name)
+{
+    for (size_t i = 0; i < x->n_kinds; i++)
+        if (strcmp(x->kinds[i].name, name) == 0)
+            return &x->kinds[i];
+    struct tally *t = &x->kinds[x->n_kinds < KINDS_MAX ? x->n_kinds++ : KINDS_MAX - 1];
+    if (!t->name[0])
+        snprintf(t->name, sizeof t->name, "%s", name);
+    return t;
+}
+
+static bool is_group_question(const struct question *q)
+{
+    for (size_t i = 0; i < q->n_groups; i++)
+        if (strcmp(q->groups[i], "everyone") != 0)
+            return q->answerable;
+    return false;
+}
+
+static enum cairn_err one_question(struct state *x, const char *collection, const struct question *q,
+                                   struct cairn_why *why)
+{
+    const struct options *o = x->set.o;
+    json_t *a = NULL, *record = o->out ? json_object() : NULL;
+    struct tally *const to[2] = {&x->all, kind_tally(x, q->kind)};
+    enum cairn_err err =
+        lab_call(&x->b, o, "ask", ask_params(o, collection, q, q->groups, q->n_groups), false, &a, why);
+    if (!err) {
+        x->generation = (uint64_t)json_integer_value(json_object_get(a, "generation"));
+        add_times(x->times, &x->n_times, a);
+        if (record) {
+            json_object_set_new(record, "id", json_string(q->id));
+            json_object_set(record, "question", json_object_get(q->o, "question"));
+            json_object_set(record, "answers", json_object_get(q->o, "answers"));
+            json_object_set_new(record, "answerable", json_boolean(q->answerable));
+            json_object_set(record, "answer", a);
+        }
+        err = judge(&x->set, q, a, to, record, why);
+    }
+    if (!err && is_group_question(q))
+        err = ask_without(&x->set, &x->b, collection, q, to, record, why);
+    if (!err && record) {
+        char *line = json_dumps(record, JSON_COMPACT | JSON_REAL_PRECISION(6));
+        if (!line || !cairn_buf_puts(&x->records, line) || !cairn_buf_puts(&x->records, "\n"))
+            err = cairn_fail(why, CAIRN_ENOMEM, "records");
+        free(line);
+    }
+    json_decref(record);
+    json_decref(a);
+    return err ? cairn_wrap(why, err, "question %s", q->id) : CAIRN_OK;
+}
+
+static int print_answers(struct state *x, const struct options *o, double seconds)
+{
+    if (o->json) {
+        json_t *by = json_object(), *t = json_object();
+        for (size_t i = 0; i < x->n_kinds; i++)
+            json_object_set_new(by, x->kinds[i].name, tally_json(&x->kinds[i]));
+        for (size_t i = 0; i < x->n_times; i++)
+            json_object_set_new(t, x->times[i].name, json_real(x->times[i].sum / (double)x->times[i].n));
+        json_t *v = json_pack(
+            "{s:s, s:I, s:I, s:o, s:o, s:o, s:f, s:o}", "set", x->set.name, "n", (json_int_t)x->all.n,
+            "generation", (json_int_t)x->generation, "metrics", tally_json(&x->all), "by_kind", by,
+            "timings_ms", t, "seconds", seconds, "settings",
+            json_pack("{s:s, s:s, s:s, s:s, s:I, s:I}", "mode", o->mode ? o->mode : "auto", "embedder",
+                      x->b.names[MODEL_EMBEDDER] ? x->b.names[MODEL_EMBEDDER] : "none", "reranker",
+                      x->b.names[MODEL_RERANKER] ? x->b.names[MODEL_RERANKER] : "none", "generator",
+                      x->b.names[MODEL_GENERATOR] ? x->b.names[MODEL_GENERATOR] : "none", "sample",
+                      (json_int_t)o->sample, "seed", (json_int_t)o->seed));
+        int code = print_json(o, v);
+        json_decref(v);
+        return code;
+    }
+    printf("%s: %zu questions in %.0f s, generation %" PRIu64 "\n", x->set.name, x->all.n, seconds,
+           x->generation);
+    printf("%-14s %5s %6s %6s %8s %6s %7s %6s %6s %6s %6s %8s %s\n", "", "n", "em", "f1", "contains",
+           "tokens", "refused", "wrong", "cite", "citdoc", "citrec", "verdicts", "leaks");
+    snprintf(x->all.name, sizeof x->all.name, "all");
+    for (size_t i = 0; i < x->n_kinds; i++)
+        print_tally(&x->kinds[i]);
+    print_tally(&x->all);
+    printf("mean ms:");
+    for (size_t i = 0; i < x->n_times; i++)
+        printf(" %s %.0f", x->times[i].name, x->times[i].sum / (double)x->times[i].n);
+    putchar('\n');
+    return finish_output(o);
+}
+
+static int answers_run(const struct options *o)
+{
+    struct state *x = cairn_calloc(1, sizeof *x);
+    struct cairn_why why = {{0}};
+    char *dir = NULL, *names[3] = {0}, *sums[3] = {0}, sum[65] = "";
+    const char *collection = o->collection ? o->collection : "eval";
+    size_t *at = NULL, n_at = 0;
+    if (!x)
+        return tell(o, FAILED, "out of memory");
+    x->set.o = o;
+    cairn_buf_init(&x->records, (size_t)1 << 30);
+    run_watch();
+    int64_t from = cairn_now_us();
+    enum cairn_err err =
+        file_exists(o->set) ? CAIRN_OK : cairn_fail(&why, CAIRN_ENOTFOUND, "--set %s: no such file", o->set);
+    if (!err)
+        err = set_read(&x->set, &why);
+    if (!err)
+        err = lab_models(o, names, sums, &why);
+    if (!err && x->set.squad) {
+        uint8_t raw[32];
+        err = cairn_sha256_file(raw, x->set.kb, NULL, NULL, &why);
+        if (!err)
+            cairn_hex(sum, raw, 32);
+    }
+    if (!err) { /* a directory of documents is synced at every run, so its store is named by its path */
+        const char *parts[] = {"answers", x->set.squad ? sum : x->set.kb,
+                               names[MODEL_EMBEDDER] ? names[MODEL_EMBEDDER] : "none",
+                               sums[MODEL_EMBEDDER] ? sums[MODEL_EMBEDDER] : "", NULL};
+        dir = lab_dir(o, x->set.name[0] == '.' ? "answers" : x->set.name, parts);
+        err = dir ? lab_open(&x->b, o, dir, true, &why) : cairn_fail(&why, CAIRN_ENOMEM, "directory");
+    }
+    if (!err)
+        err = ingest(&x->set, &x->b, collection, &x->report, &why);
+    if (!err && json_integer_value(json_object_get(x->report, "n_failed")) > 0)
+        (void)tell(o, FAILED, "%d documents could not be read; the questions on them will fail",
+                   (int)json_integer_value(json_object_get(x->report, "n_failed")));
+    if (!err) {
+        at = sample_of(x->set.n, o->sample, o->seed, &n_at);
+        err = at ? CAIRN_OK : cairn_fail(&why, CAIRN_ENOMEM, "sample");
+    }
+    for (size_t i = 0; i < n_at && !err; i++) {
+        progress(o, "questions", i, n_at);
+        err = one_question(x, collection, &x->set.q[at[i]], &why);
+    }
+    progress_clear();
+    if (o->out && x->records.len) { /* what was asked before an error is worth keeping too */
+        struct cairn_why other = {{0}};
+        enum cairn_err e = cairn_write_file(o->out, x->records.bytes, x->records.len, &other);
+        if (e && !err)
+            err = cairn_fail(&why, e, "%s", other.text);
+    }
+    int code = err ? tell_err(o, err, &why) : print_answers(x, o, (double)(cairn_now_us() - from) / 1e6);
+    json_decref(x->report);
+    cairn_buf_release(&x->records);
+    lab_close(&x->b);
+    lab_models_free(names, sums);
+    set_release(&x->set);
+    cairn_free(at);
+    cairn_free(dir);
+    cairn_free(x);
+    return code;
+}
+
+int eval_answers(int argc, char **argv)
+{
+    struct options o = {.command = "eval answers", .rerank_weight = -1};
+    int code = options_read(&o, rows, N_ROWS, argc, argv);
+    if (code)
+        return code;
+    if (o.help) {
+        options_print("eval answers --set FILE [options]",
+                      "Asks judged questions with their groups and counts right answers, right and wrong "
+                      "refusals, right citations and leaks.",
+                      rows, N_ROWS, stdout);
+        return finish_output(&o);
+    }
+    if (!o.set)
+        return tell(&o, USAGE, "want --set FILE; --help says more");
+    return answers_run(&o);
+}

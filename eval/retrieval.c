@@ -1,0 +1,740 @@
+/* eval/retrieval.c - `cairn eval retrieval`: a set of documents, queries and judgements -> measures of each
+ * way to search. The store is cached: its directory is named by the hash of the corpus, the embedder's file
+ * and cairn's version, and a killed build goes on where it was. A document is one passage, "title\ntext", cut
+ * at PASSAGE_BYTES_MAX; longer ones are counted. Queries are those with a judgement, by sample when asked. */
+#include "run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define COLLECTION "set"
+#define PUT_BATCH 256u
+#define LEGS 4
+
+static const char *const leg_names[LEGS] = {"lexical", "dense", "fused", "reranked"};
+
+struct set_document {
+    char *id, *text;
+    size_t len;
+};
+struct set_query {
+    char *id, *text;
+};
+struct set {
+    char *name;
+    struct set_document *docs;
+    size_t n_docs, cap_docs, n_cut;
+    struct set_query *queries; /* in the file's order */
+    size_t n_queries, cap_queries;
+    struct eval_qrels qrels;
+    bool qrels_inside; /* the judgements stand in the questions (SQuAD's layout) */
+    char sum[65];
+};
+
+static void set_release(struct set *s)
+{
+    for (size_t i = 0; i < s->n_docs; i++) {
+        cairn_free(s->docs[i].id);
+        cairn_free(s->docs[i].text);
+    }
+    for (size_t i = 0; i < s->n_queries; i++) {
+        cairn_free(s->queries[i].id);
+        cairn_free(s->queries[i].text);
+    }
+    cairn_free(s->docs);
+    cairn_free(s->queries);
+    eval_qrels_release(&s->qrels);
+    cairn_free(s->name);
+    *s = (struct set){0};
+}
+
+/* An id may be a string or a whole number. out holds EVAL_ID_MAX + 1. */
+static bool id_of(const json_t *o, const char *key, const char *other, char *out)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!v && other)
+        v = json_object_get(o, other);
+    if (json_is_integer(v))
+        return snprintf(out, EVAL_ID_MAX + 1, "%" JSON_INTEGER_FORMAT, json_integer_value(v)) > 0;
+    const char *s = json_string_value(v);
+    if (!s || !*s || strlen(s) > EVAL_ID_MAX)
+        return false;
+    memcpy(out, s, strlen(s) + 1);
+    return true;
+}
+
+static enum cairn_err add_document(void *ctx, json_t *o, size_t line, struct cairn_why *why)
+{
+    struct set *s = ctx;
+    char id[EVAL_ID_MAX + 1];
+    const char *title = text_of(o, "title"), *text = text_of(o, "text");
+    (void)line;
+    if (!id_of(o, "_id", "id", id) || !text)
+        return cairn_fail(why, CAIRN_EINVAL, "a document wants \"_id\" (1 to %u bytes) and \"text\"",
+                          EVAL_ID_MAX);
+    if (!eval_grow((void **)&s->docs, &s->cap_docs, s->n_docs + 1, sizeof *s->docs))
+        return cairn_fail(why, CAIRN_ENOMEM, "documents");
+    struct set_document *d = &s->docs[s->n_docs];
+    d->id = cairn_strdup(id);
+    d->text = title && *title ? cairn_asprintf("%s\n%s", title, text) : cairn_strdup(text);
+    if (!d->id || !d->text) {
+        cairn_free(d->id);
+        cairn_free(d->text);
+        return cairn_fail(why, CAIRN_ENOMEM, "documents");
+    }
+    d->len = strlen(d->text);
+    if (d->len > PASSAGE_BYTES_MAX) {
+        d->len = cairn_utf8_floor(d->text, PASSAGE_BYTES_MAX);
+        s->n_cut++;
+    }
+    s->n_docs++;
+    return CAIRN_OK;
+}
+
+static enum cairn_err add_query(void *ctx, json_t *o, size_t line, struct cairn_why *why)
+{
+    struct set *s = ctx;
+    char id[EVAL_ID_MAX + 1], doc[EVAL_ID_MAX + 1];
+    const char *text = text_of(o, "text");
+    (void)line;
+    if (!text)
+        text = text_of(o, "question");
+    if (!id_of(o, "_id", "id", id) || !text || !*text)
+        return cairn_fail(why, CAIRN_EINVAL, "a query wants \"_id\" or \"id\", and \"text\" or \"question\"");
+    if (s->qrels_inside) {
+        if (json_is_true(json_object_get(o, "is_impossible")))
+            return CAIRN_OK;
+        if (!id_of(o, "passage_id", NULL, doc))
+            return cairn_fail(why, CAIRN_EINVAL, "no qrels.tsv, and no \"passage_id\" in the question");
+        enum cairn_err err = eval_qrels_add(&s->qrels, id, doc, 1, why);
+        if (err)
+            return err;
+    }
+    if (!eval_grow((void **)&s->queries, &s->cap_queries, s->n_queries + 1, sizeof *s->queries))
+        return cairn_fail(why, CAIRN_ENOMEM, "queries");
+    struct set_query *q = &s->queries[s->n_queries];
+    *q = (struct set_query){cairn_strdup(id), cairn_strdup(text)};
+    if (!q->id || !q->text) {
+        cairn_free(q->id);
+        cairn_free(q->text);
+        return cairn_fail(why, CAIRN_ENOMEM, "queries");
+    }
+    s->n_queries++;
+    return CAIRN_OK;
+}
+
+/* The first of the names that is there; OWNED; NULL with why filled. */
+static char *one_of(const char *dir, const char *const *names, struct cairn_why *why)
+{
+    for (size_t i = 0; names[i]; i++) {
+        char *path = cairn_path_join(dir, names[i]);
+        if (path && file_exists(path))
+            return path;
+        cairn_free(path);
+    }
+    (void)cairn_fail(why, CAIRN_ENOTFOUND, "%s: holds neither %s nor %s", dir, names[0], names[1]);
+    return NULL;
+}
+
+static int document_by_id(const void *a, const void *b)
+{
+    return strcmp(((const struct set_document *)a)->id, ((const struct set_document *)b)->id);
+}
+
+static enum cairn_err set_read(struct set *s, const struct options *o, struct cairn_why *why)
+{
+    static const char *const corpora[] = {"corpus.jsonl", "passages.jsonl", NULL};
+    static const char *const queries[] = {"queries.jsonl", "questions.jsonl", NULL};
+    static const char *const judged[] = {"qrels.tsv", "qrels/test.tsv", "qrels.txt", NULL};
+    const char *base = o->set;
+    size_t len = strlen(base);
+    while (len > 1 && base[len - 1] == '/')
+        len--;
+    size_t from = len;
+    while (from > 0 && base[from - 1] != '/')
+        from--;
+    s->name = cairn_strndup(base + from, len - from);
+    if (!s->name)
+        return cairn_fail(why, CAIRN_ENOMEM, "set");
+    if (!file_exists(o->set))
+        return cairn_fail(why, CAIRN_ENOTFOUND, "--set %s: no such directory", o->set);
+    char *corpus = one_of(o->set, corpora, why), *query = corpus ? one_of(o->set, queries, why) : NULL;
+    char *qrels = o->qrels ? cairn_strdup(o->qrels) : one_of(o->set, judged, NULL);
+    enum cairn_err err = corpus && query ? CAIRN_OK : CAIRN_ENOTFOUND;
+    s->qrels_inside = !qrels;
+    if (!err)
+        err = each_json(corpus, add_document, s, why);
+    if (!err)
+        err = each_json(query, add_query, s, why);
+    if (!err && qrels)
+        err = file_exists(qrels) ? eval_qrels_read(&s->qrels, qrels, why)
+                                 : cairn_fail(why, CAIRN_ENOTFOUND, "%s: no such file", qrels);
+    else if (!err)
+        err = eval_qrels_finish(&s->qrels, why);
+    uint8_t sum[32];
+    if (!err)
+        err = cairn_sha256_file(sum, corpus, NULL, NULL, why);
+    if (!err)
+        cairn_hex(s->sum, sum, 32);
+    cairn_free(corpus);
+    cairn_free(query);
+    cairn_free(qrels);
+    if (!err && (!s->n_docs || !s->n_queries))
+        err = cairn_fail(why, CAIRN_EINVAL, "%s: %zu documents and %zu queries", o->set, s->n_docs,
+                         s->n_queries);
+    if (err)
+        return err;
+    qsort(s->docs, s->n_docs, sizeof *s->docs, document_by_id);
+    for (size_t i = 1; i < s->n_docs; i++)
+        if (strcmp(s->docs[i - 1].id, s->docs[i].id) == 0)
+            return cairn_fail(why, CAIRN_EINVAL, "%s: document %s stands twice in the corpus", o->set,
+                              s->docs[i].id);
+    return CAIRN_OK;
+}
+
+/* Keeps the judged queries, then a sample of them; judgements of others go. */
+static enum cairn_err set_sample(struct set *s, uint64_t n, uint64_t seed, struct cairn_why *why)
+{
+    size_t kept = 0, n_at = 0;
+    for (size_t i = 0; i < s->n_queries; i++) {
+        if (eval_qrels_find(&s->qrels, s->queries[i].id)) {
+            struct set_query x = s->queries[kept];
+            s->queries[kept++] = s->queries[i];
+            s->queries[i] = x;
+        }
+    }
+    size_t *at = sample_of(kept, n, seed, &n_at);
+    bool *stays = cairn_calloc(s->qrels.n, sizeof *stays);
+    enum cairn_err err = at && stays ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "sample");
+    for (size_t i = 0; i < n_at && !err; i++) {
+        struct set_query x = s->queries[i];
+        s->queries[i] = s->queries[at[i]];
+        s->queries[at[i]] = x;
+        if (n && n < kept)
+            stays[eval_qrels_find(&s->qrels, s->queries[i].id) - s->qrels.queries] = true;
+    }
+    for (size_t i = n_at; i < s->n_queries && !err; i++) {
+        cairn_free(s->queries[i].id);
+        cairn_free(s->queries[i].text);
+    }
+    if (!err) {
+        s->n_queries = n_at;
+        if (n && n < kept) { /* a sample is scored over itself; without one, judged queries that the set lacks
+                                count 0 */
+            size_t m = 0;
+            for (size_t i = 0; i < s->qrels.n; i++) {
+                struct eval_qrel x = s->qrels.queries[i];
+                if (stays[i]) {
+                    s->qrels.queries[i] = s->qrels.queries[m];
+                    s->qrels.queries[m++] = x;
+                }
+            }
+            struct eval_qrels gone = {.queries = NULL};
+            for (size_t i = m; i < s->qrels.n; i++) {
+                gone.queries = &s->qrels.queries[i];
+                for (size_t j = 0; j < gone.queries->n; j++)
+                    cairn_free(gone.queries->docs[j].doc);
+                cairn_free(gone.queries->docs);
+                cairn_free(gone.queries->query);
+            }
+            s->qrels.n = m;
+        }
+        if (!s->n_queries)
+            err = cairn_fail(why, CAIRN_EINVAL, "no query has a judgement");
+    }
+    cairn_free(at);
+    cairn_free(stays);
+    return err;
+}
+
+/* ---- store ---- */
+
+static int by_length(const void *a, const void *b)
+{
+    const struct set_document *const *x = a, *const *y = b;
+    return ((*x)->len > (*y)->len) - ((*x)->len < (*y)->len);
+}
+
+static enum cairn_err put_documents(struct store *store, struct retriever *r, uint32_t dim,
+                                    const struct set_document *const *docs, size_t n, float *vectors,
+                                    struct cairn_why *why)
+{
+    struct store_batch *b = NULL;
+    struct cairn_str *texts = cairn_calloc(n, sizeof *texts);
+    uint64_t generation;
+    enum cairn_err err = texts ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "batch");
+    for (size_t i = 0; i < n && !err; i++)
+        texts[i] = (struct cairn_str){docs[i]->text, docs[i]->len};
+    if (!err && dim)
+        err = retriever_embed_passages(r, NULL, texts, n, vectors, &run_stop, why);
+    if (!err)
+        err = store_batch_begin(&b, store, why);
+    for (size_t i = 0; i < n && !err; i++) {
+        struct store_passage p = {
+            .start = 0, .end = (uint32_t)docs[i]->len, .vector = dim ? vectors + i * dim : NULL};
+        struct store_document d = {.id = cairn_str_of(docs[i]->id),
+                                   .mime = cairn_str_of("text/plain"),
+                                   .text = texts[i],
+                                   .content_hash = cairn_hash_bytes(docs[i]->text, docs[i]->len),
+                                   .passages = &p,
+                                   .n_passages = docs[i]->len ? 1 : 0};
+        err = store_put(b, COLLECTION, &d, why);
+    }
+    if (!err) {
+        err = store_batch_commit(b, &generation, why);
+        b = NULL;
+    }
+    if (b)
+        store_batch_abort(b);
+    cairn_free(texts);
+    return err;
+}
+
+/* Puts what the store does not hold yet. */
+static enum cairn_err set_build(const struct set *s, const struct options *o, struct bench_service *b,
+                                struct retriever *r, uint64_t *added, struct cairn_why *why)
+{
+    struct store *store = service_store(b->s);
+    struct store_view *v = NULL;
+    struct collection_info info;
+    struct encoder *e = NULL;
+    uint32_t dim = 0;
+    *added = 0;
+    enum cairn_err err = CAIRN_OK;
+    if (b->names[MODEL_EMBEDDER]) {
+        err = service_encoder(b->s, MODEL_EMBEDDER, &e, why);
+        dim = err ? 0 : encoder_dim(e);
+    }
+    if (!err)
+        err = store_view_begin(&v, store, why);
+    if (err)
+        return err;
+    err = store_collection_get(v, COLLECTION, &info, why);
+    if (err == CAIRN_ENOTFOUND) {
+        struct store_batch *batch;
+        struct collection_opts c = {.language = "english",
+                                    .dim = dim,
+                                    .metric = METRIC_COSINE,
+                                    .is_public = true,
+                                    .fusion = FUSION_MINMAX,
+                                    .dense_weight = 0.6f,
+                                    .rerank_weight = 0.5f};
+        uint64_t generation;
+        store_view_end(v);
+        v = NULL;
+        snprintf(c.name, sizeof c.name, COLLECTION);
+        snprintf(c.embedder, sizeof c.embedder, "%s", dim ? b->names[MODEL_EMBEDDER] : "");
+        err = store_batch_begin(&batch, store, why);
+        if (!err) {
+            err = store_collection_create(batch, &c, why);
+            if (err)
+                store_batch_abort(batch);
+            else
+                err = store_batch_commit(batch, &generation, why);
+        }
+        if (!err)
+            err = store_view_begin(&v, store, why);
+    }
+    const struct set_document **todo = err ? NULL : cairn_calloc(s->n_docs, sizeof *todo);
+    float *vectors = err || !dim ? NULL : cairn_calloc((size_t)PUT_BATCH * dim, sizeof *vectors);
+    size_t n = 0;
+    if (!err && (!todo || (dim && !vectors)))
+        err = cairn_fail(why, CAIRN_ENOMEM, "%zu documents", s->n_docs);
+    for (size_t i = 0; i < s->n_docs && !err; i++) {
+        struct document_info d;
+        struct store_caller all = {.all = true};
+        err = store_document_get(v, COLLECTION, cairn_str_of(s->docs[i].id), &all, &d, NULL, why);
+        if (err == CAIRN_ENOTFOUND) {
+            todo[n++] = &s->docs[i];
+            err = CAIRN_OK;
+        }
+    }
+    store_view_end(v);
+    if (!err && n)
+        qsort(todo, n, sizeof *todo, by_length); /* batches of like length waste no padding */
+    for (size_t at = 0; at < n && !err; at += PUT_BATCH) {
+        size_t m = n - at < PUT_BATCH ? n - at : PUT_BATCH;
+        progress(o, "documents", at, n);
+        err = put_documents(store, r, dim, todo + at, m, vectors, why);
+    }
+    progress_clear();
+    *added = n;
+    cairn_free(todo);
+    cairn_free(vectors);
+    return err;
+}
+
+/* ---- runs ---- */
+
+struct leg_run {
+    struct eval_run run;
+    size_t n; /* queries asked */
+    int64_t us;
+    double stage_us[6]; /* embed, lexical, dense, fuse, rerank, copy */
+};
+
+static enum cairn_err run_leg(const struct set *s, const struct options *o, struct retriever *r, int leg,
+                              const size_t *at, size_t n, struct leg_run *out, uint64_t *generation,
+                              struct cairn_why *why)
+{
+    enum cairn_err err = CAIRN_OK;
+    for (size_t i = 0; i < n && !err; i++) {
+        const struct set_query *q = &s->queries[at ? at[i] : i];
+        struct retrieval x = {0};
+        struct retrieve_request want = {.collection = COLLECTION,
+                                        .query = cairn_str_of(q->text),
+                                        .caller = {.all = true},
+                                        .k = (size_t)o->k,
+                                        .legs = leg == 0   ? LEG_LEXICAL
+                                                : leg == 1 ? LEG_DENSE
+                                                           : LEG_BOTH,
+                                        .fusion = -1,
+                                        .dense_weight =
+                                            o->dense_weight < 0 ? RETRIEVE_DEFAULT : (float)o->dense_weight,
+                                        .rerank_weight = leg < 3                ? 0
+                                                         : o->rerank_weight < 0 ? RETRIEVE_DEFAULT
+                                                                                : (float)o->rerank_weight,
+                                        .mmr_lambda = 1,
+                                        .exact = true};
+        progress(o, leg_names[leg], i, n);
+        if (want.query.len > QUERY_BYTES_MAX)
+            want.query.len = cairn_utf8_floor(q->text, QUERY_BYTES_MAX);
+        int64_t from = cairn_now_us();
+        err = retrieve(r, &want, &x, &run_stop, why);
+        out->us += cairn_now_us() - from;
+        if (!err)
+            err = eval_run_add(&out->run, q->id, NULL, 0, why);
+        for (size_t k = 0; k < x.n_hits && !err; k++)
+            err = eval_run_add(&out->run, q->id, x.hits[k].document_id, (double)x.hits[k].score, why);
+        const int64_t us[6] = {x.embed_us, x.lexical_us, x.dense_us, x.fuse_us, x.rerank_us, x.copy_us};
+        for (int k = 0; k < 6; k++)
+            out->stage_us[k] += (double)us[k];
+        *generation = x.generation;
+        retrieval_release(&x);
+    }
+    progress_clear();
+    out->n = n;
+    return err ? err : eval_run_finish(&out->run, why);
+}
+
+static enum cairn_err write_run(const char *path, const char *leg, const struct eval_run *run,
+                                struct cairn_why *why)
+{
+    struct cairn_buf b;
+    cairn_buf_init(&b, EVAL_FILE_MAX);
+    char *name = cairn_asprintf("%s.%s", path, leg);
+    for (size_t i = 0; i < run->n; i++)
+        for (size_t k = 0; k < run->queries[i].n; k++)
+            cairn_buf_printf(&b, "%s Q0 %s %zu %.9g cairn-%s\n", run->queries[i].query,
+                             run->queries[i].docs[k].doc, k + 1, run->queries[i].docs[k].score, leg);
+    enum cairn_err err = !name || b.failed ? cairn_fail(why, CAIRN_ENOMEM, "run of %s", leg)
+                                           : cairn_write_file(name, b.bytes ? b.bytes : "", b.len, why);
+    cairn_buf_release(&b);
+    cairn_free(name);
+    return err;
+}
+
+/* ---- output ---- */
+
+struct measures {
+    struct eval_measure m[EVAL_MEASURES_MAX];
+    char names[EVAL_MEASURES_MAX][24];
+    size_t n;
+};
+
+static enum cairn_err measures_read(struct measures *m, const char *list, struct cairn_why *why)
+{
+    m->n = 0;
+    for (const char *p = list; *p;) {
+        size_t len = strcspn(p, ",");
+        if (m->n == EVAL_MEASURES_MAX || len >= sizeof m->names[0])
+            return cairn_fail(why, CAIRN_EINVAL, "--measures: at most %u names of less than %zu bytes",
+                              EVAL_MEASURES_MAX, sizeof m->names[0]);
+        memcpy(m->names[m->n], p, len);
+        m->names[m->n][len] = 0;
+        enum cairn_err err = eval_measure_parse(&m->m[m->n], m->names[m->n], why);
+        if (err)
+            return err;
+        m->n++;
+        p += len + (p[len] == ',');
+    }
+    return m->n ? CAIRN_OK : cairn_fail(why, CAIRN_EINVAL, "--measures names none");
+}
+
+static json_t *means_json(const struct measures *m, const struct eval_qrels *q, const struct eval_run *run,
+                          enum eval_queries which, size_t *n)
+{
+    double mean[EVAL_MEASURES_MAX];
+    json_t *o = json_object();
+    eval_means(q, run, m->m, m->n, which, mean, n, NULL, NULL);
+    for (size_t i = 0; i < m->n; i++)
+        json_object_set_new(o, m->names[i], json_real(mean[i]));
+    return o;
+}
+
+static void print_table(const struct measures *m, json_t *metrics)
+{
+    const char *leg;
+    json_t *values;
+    printf("%-10s", "");
+    for (size_t i = 0; i < m->n; i++)
+        printf(" %11s", m->names[i]);
+    putchar('\n');
+    json_object_foreach(metrics, leg, values)
+    {
+        printf("%-10s", leg);
+        for (size_t i = 0; i < m->n; i++)
+            printf(" %11.4f", json_real_value(json_object_get(values, m->names[i])));
+        putchar('\n');
+    }
+}
+
+static int score_run(const struct options *o, const struct measures *m)
+{
+    struct eval_qrels q = {0};
+    struct eval_run r = {0};
+    struct cairn_why why = {{0}};
+    int code = DONE;
+    enum cairn_err err =
+        !file_exists(o->qrels) ? cairn_fail(&why, CAIRN_ENOTFOUND, "--qrels %s: no such file", o->qrels)
+        : !file_exists(o->run) ? cairn_fail(&why, CAIRN_ENOTFOUND, "--run %s: no such file", o->run)
+                               : eval_qrels_read(&q, o->qrels, &why);
+    if (!err)
+        err = eval_run_read(&r, o->run, &why);
+    if (!err) {
+        size_t n = 0;
+        if (o->drop_self)
+            eval_run_drop_self(&r);
+        json_t *values = means_json(m, &q, &r, o->both ? EVAL_BOTH : EVAL_ALL, &n),
+               *metrics = json_pack("{s:o}", "run", values);
+        json_t *v =
+            json_pack("{s:s, s:I, s:O, s:{s:s, s:s}}", "set", o->qrels, "n_queries", (json_int_t)n, "metrics",
+                      metrics, "settings", "run", o->run, "queries", o->both ? "both" : "all");
+        if (o->json) {
+            code = print_json(o, v);
+        } else {
+            print_table(m, metrics);
+            printf("%zu queries\n", n);
+            code = finish_output(o);
+        }
+        json_decref(v);
+        json_decref(metrics);
+    } else {
+        code = tell_err(o, err, &why);
+    }
+    eval_qrels_release(&q);
+    eval_run_release(&r);
+    return code;
+}
+
+/* ---- the command ---- */
+
+static const struct option_row rows[] = {
+    {"set",           "DIR",                       "corpus.jsonl or passages.jsonl, queries.jsonl or questions.jsonl, qrels.tsv",  O_TEXT,
+     offsetof(struct options,                                                                                                                                                        set)          },
+    {"run",           "FILE",                      "score this TREC run instead of searching; wants --qrels",                      O_TEXT,
+     offsetof(struct options,                                                                                                                                                        run)          },
+    {"qrels",         "FILE",                      "judgements, BEIR's three columns or TREC's four (default: those of the set)",  O_TEXT,
+     offsetof(struct options,                                                                                                                                                        qrels)        },
+    {"sample",        "N",                         "only N of the judged queries, drawn by --seed",                                O_WHOLE,
+     offsetof(struct options,                                                                                                                                                        sample)       },
+    {"rerank-sample", "N",                         "only N of those for the reranked leg, which is slow",                          O_WHOLE,
+     offsetof(struct options,                                                                                                                                                        rerank_sample)},
+    {"seed",          "S",                         "of the sample (default 0)",                                                    O_WHOLE,                 offsetof(struct options, seed)         },
+    {"legs",          "LIST",                      "of lexical,dense,fused,reranked (default: all that the models allow)",         O_TEXT,
+     offsetof(struct options,                                                                                                                                                        legs)         },
+    {"k",             "N",                         "documents retrieved for each query (default 100)",                             O_WHOLE,                 offsetof(struct options, k)            },
+    {"dense-weight",  "X",                         "share of the dense leg in fusion (default: a new collection's)",               O_SHARE,
+     offsetof(struct options,                                                                                                                                                        dense_weight) },
+    {"rerank-weight", "X",                         "share of the pair model (default: a new collection's)",                        O_SHARE,
+     offsetof(struct options,                                                                                                                                                        rerank_weight)},
+    {"measures",      "LIST",                      "default ndcg@10,recall@100,mrr@10,map; also P@K, success@K, map@K, ndcg",      O_TEXT,
+     offsetof(struct options,                                                                                                                                                        measures)     },
+    {"both",          NULL,
+     "mean over queries with judgement and result (default: all of the judgements, as trec_eval -c)",                              O_FLAG,
+     offsetof(struct options,                                                                                                                                                        both)         },
+    {"drop-self",     NULL,                        "drop documents whose id is the query's",                                       O_FLAG,
+     offsetof(struct options,                                                                                                                                                        drop_self)    },
+    {"run-out",       "FILE",                      "write the runs in TREC format to FILE.LEG",                                    O_TEXT,
+     offsetof(struct options,                                                                                                                                                        run_out)      },
+    {"data",          "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                          O_TEXT,
+     offsetof(struct options,                                                                                                                                                        data)         },
+    {"models",        "DIR",                       "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)", O_TEXT,
+     offsetof(struct options,                                                                                                                                                        models)       },
+    {"profile",       "NAME",                      "standard or small: take this profile's models",                                O_TEXT,
+     offsetof(struct options,                                                                                                                                                        profile)      },
+    {"embedder",      "NAME",                      "embedding model, or none",                                                     O_TEXT,                  offsetof(struct options, embedder)     },
+    {"reranker",      "NAME",                      "pair model, or none",                                                          O_TEXT,                  offsetof(struct options, reranker)     },
+    {"backend",       "NAME",                      "auto, scalar, blas, avx2 or avx512",                                           O_TEXT,                  offsetof(struct options, backend)      },
+    {"threads",       "N",                         "compute threads (default: cores)",                                             O_WHOLE,                 offsetof(struct options, threads)      },
+    {"conf",          "KEY=VALUE",                 "a setting, as retriever.rerank_top=50; may be repeated",                       O_CONF,                  0                      },
+    {"json",           NULL, "one JSON object on stdout",                                                                         O_FLAG, offsetof(struct options,                   json)              },
+    {"quiet",           NULL,     "no progress on stderr",                                                                         O_FLAG, offsetof(struct options,                  quiet)},
+};
+#define N_ROWS (sizeof rows / sizeof rows[0])
+
+static bool legs_read(const char *list, bool wanted[LEGS])
+{
+    for (const char *p = list; *p;) {
+        size_t len = strcspn(p, ",");
+        int k = 0;
+        while (k < LEGS && (strlen(leg_names[k]) != len || strncmp(leg_names[k], p, len) != 0))
+            k++;
+        if (k == LEGS)
+            return false;
+        wanted[k] = true;
+        p += len + (p[len] == ',');
+    }
+    return *list != 0;
+}
+
+static json_t *text_json(const char *s) { return s ? json_string(s) : json_null(); }
+
+static int retrieval_run(const struct options *o, const struct measures *m, const bool asked[LEGS])
+{
+    struct set s = {0};
+    struct bench_service b = {0};
+    struct retriever *r = NULL;
+    struct cairn_why why = {{0}};
+    char *names[3] = {0}, *sums[3] = {0}, *dir = NULL;
+    json_t *metrics = json_object(), *counts = json_object(), *timings = json_object();
+    uint64_t generation = 0, added = 0;
+    size_t *at = NULL, n_at = 0;
+    int code = DONE;
+    run_watch();
+    enum cairn_err err = lab_models(o, names, sums, &why);
+    if (!err)
+        err = set_read(&s, o, &why);
+    if (!err)
+        err = set_sample(&s, o->sample, o->seed, &why);
+    if (!err) {
+        const char *parts[] = {s.sum, names[MODEL_EMBEDDER] ? names[MODEL_EMBEDDER] : "none",
+                               sums[MODEL_EMBEDDER] ? sums[MODEL_EMBEDDER] : "", NULL};
+        dir = lab_dir(o, s.name, parts);
+        err = dir ? lab_open(&b, o, dir, false, &why) : cairn_fail(&why, CAIRN_ENOMEM, "directory");
+    }
+    int64_t from = cairn_now_us();
+    if (!err)
+        err = service_retriever(b.s, &r, &why);
+    json_object_set_new(timings, "models_s", json_real((double)(cairn_now_us() - from) / 1e6));
+    from = cairn_now_us();
+    if (!err)
+        err = set_build(&s, o, &b, r, &added, &why);
+    json_object_set_new(timings, "build_s", json_real((double)(cairn_now_us() - from) / 1e6));
+    json_object_set_new(timings, "documents_built", json_integer((json_int_t)added));
+    if (!err) {
+        at = sample_of(s.n_queries, o->rerank_sample, o->seed + 1, &n_at);
+        err = at ? CAIRN_OK : cairn_fail(&why, CAIRN_ENOMEM, "sample");
+    }
+    for (int leg = 0; leg < LEGS && !err; leg++) {
+        static const char *const stages[6] = {"embed", "lexical", "dense", "fuse", "rerank", "copy"};
+        struct leg_run x = {0};
+        bool can = (leg == 0 || b.names[MODEL_EMBEDDER]) && (leg < 3 || b.names[MODEL_RERANKER]),
+             part = leg == 3 && n_at < s.n_queries;
+        if (!asked[leg])
+            continue;
+        if (!can) {
+            if (o->legs)
+                err = cairn_fail(&why, CAIRN_EINVAL, "--legs %s: no %s", leg_names[leg],
+                                 leg < 3 ? "embedder" : "embedder and reranker");
+            continue;
+        }
+        err = run_leg(&s, o, r, leg, part ? at : NULL, part ? n_at : s.n_queries, &x, &generation, &why);
+        if (!err && o->drop_self)
+            eval_run_drop_self(&x.run);
+        if (!err && o->run_out)
+            err = write_run(o->run_out, leg_names[leg], &x.run, &why);
+        if (!err) {
+            size_t n;
+            json_object_set_new(metrics, leg_names[leg],
+                                means_json(m, &s.qrels, &x.run, part || o->both ? EVAL_BOTH : EVAL_ALL, &n));
+            json_object_set_new(counts, leg_names[leg], json_integer((json_int_t)n));
+            json_t *t = json_object();
+            json_object_set_new(t, "query_ms", json_real((double)x.us / 1e3 / (double)x.n));
+            for (int k = 0; k < 6; k++)
+                json_object_set_new(t, stages[k], json_real(x.stage_us[k] / 1e3 / (double)x.n));
+            json_object_set_new(timings, leg_names[leg], t);
+        }
+        eval_run_release(&x.run);
+    }
+    if (err) {
+        code = tell_err(o, err, &why);
+    } else {
+        struct collection_info info = {0};
+        struct store_view *v;
+        if (store_view_begin(&v, service_store(b.s), &why) == CAIRN_OK) {
+            if (store_collection_get(v, COLLECTION, &info, &why) != CAIRN_OK)
+                info = (struct collection_info){0};
+            store_view_end(v);
+        }
+        json_t *settings = json_pack(
+            "{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, s:s, s:s}", "n_documents",
+            (json_int_t)s.n_docs, "documents_cut", (json_int_t)s.n_cut, "k", (json_int_t)o->k, "sample",
+            (json_int_t)o->sample, "seed", (json_int_t)o->seed, "rerank_top",
+            (json_int_t)cairn_config_num(b.config, "retriever.rerank_top"), "embedder",
+            text_json(b.names[MODEL_EMBEDDER]), "reranker", text_json(b.names[MODEL_RERANKER]),
+            "dense_weight", o->dense_weight < 0 ? (double)info.opts.dense_weight : o->dense_weight,
+            "rerank_weight", o->rerank_weight < 0 ? (double)info.opts.rerank_weight : o->rerank_weight,
+            "n_words", (double)info.n_words, "queries", o->both ? "both" : "all", "data", dir);
+        json_t *v1 = json_pack("{s:s, s:I, s:I, s:O, s:O, s:O, s:O}", "set", s.name, "n_queries",
+                               (json_int_t)s.n_queries, "generation", (json_int_t)generation, "metrics",
+                               metrics, "queries", counts, "settings", settings, "timings", timings);
+        if (o->json) {
+            code = print_json(o, v1);
+        } else {
+            printf("%s: %zu documents, %zu queries, generation %" PRIu64 "\n", s.name, s.n_docs, s.n_queries,
+                   generation);
+            print_table(m, metrics);
+            code = finish_output(o);
+        }
+        json_decref(v1);
+        json_decref(settings);
+    }
+    cairn_free(at);
+    cairn_free(dir);
+    lab_close(&b);
+    lab_models_free(names, sums);
+    set_release(&s);
+    json_decref(metrics);
+    json_decref(counts);
+    json_decref(timings);
+    return code;
+}
+
+int eval_retrieval(int argc, char **argv)
+{
+    struct options o = {.command = "eval retrieval",
+                        .k = 100,
+                        .dense_weight = -1,
+                        .rerank_weight = -1,
+                        .measures = "ndcg@10,recall@100,mrr@10,map"};
+    struct measures m;
+    struct cairn_why why = {{0}};
+    bool asked[LEGS] = {false};
+    int code = options_read(&o, rows, N_ROWS, argc, argv);
+    if (code)
+        return code;
+    if (o.help) {
+        options_print("eval retrieval --set DIR [options]  |  --run FILE --qrels FILE",
+                      "Searches a judged set by words, by vectors, by both, and reranked, and prints "
+                      "trec_eval's measures of each.\n"
+                      "The store is built once and kept. Depth is --k, so map is map@K.",
+                      rows, N_ROWS, stdout);
+        return finish_output(&o);
+    }
+    if (!o.set == !o.run)
+        return tell(&o, USAGE, "want either --set DIR or --run FILE; --help says more");
+    if (o.run && !o.qrels)
+        return tell(&o, USAGE, "--run wants --qrels FILE");
+    if (o.k < 1 || o.k > RETRIEVE_K_MAX)
+        return tell(&o, USAGE, "--k wants 1 to %u", RETRIEVE_K_MAX);
+    if (o.legs ? !legs_read(o.legs, asked) : false)
+        return tell(&o, USAGE, "--legs wants a list of lexical, dense, fused, reranked, not \"%s\"", o.legs);
+    for (int i = 0; i < LEGS && !o.legs; i++)
+        asked[i] = true;
+    if (measures_read(&m, o.measures, &why))
+        return tell(&o, USAGE, "%s", why.text);
+    return o.run ? score_run(&o, &m) : retrieval_run(&o, &m, asked);
+}

@@ -1,0 +1,83 @@
+/* eval/run.h - what the runners share: options, a service to measure, calls as JSON, progress, tables.
+ * One thread. SIGINT sets a flag that every long call looks at; the second one ends the process. */
+#ifndef CAIRN_EVAL_RUN_H
+#define CAIRN_EVAL_RUN_H
+
+#include "internal.h"
+
+#include <cairn/api.h>
+#include <jansson.h>
+#include <stdio.h>
+
+enum { DONE = 0, FAILED = 1, USAGE = 2, NOT_FOUND = 3 };
+
+#define CONF_MAX 32u
+struct options {
+    const char *command; /* "eval retrieval", ... */
+    const char *set, *run, *qrels, *data, *models, *profile, *embedder, *reranker, *generator, *backend,
+        *legs, *measures, *run_out, *kb, *collection, *mode, *out, *probe;
+    uint64_t sample, rerank_sample, seed, k, threads, max_tokens;
+    double dense_weight, rerank_weight; /* -1: the default of a new collection */
+    const char *conf[CONF_MAX];
+    size_t n_conf;
+    bool json, quiet, both, drop_self, quick, fresh, help;
+};
+struct option_row {
+    const char *name, *arg, *help; /* arg NULL: a flag */
+    enum { O_TEXT, O_WHOLE, O_SHARE, O_FLAG, O_CONF } kind;
+    size_t at;
+};
+/* DONE, or USAGE after a message. Options are "--name value" or "--name=value". */
+int options_read(struct options *o, const struct option_row *rows, size_t n, int argc, char **argv);
+void options_print(const char *usage, const char *details, const struct option_row *rows, size_t n, FILE *to);
+
+/* "cairn: COMMAND: text" on stderr. */
+int tell(const struct options *o, int code, const char *fmt, ...) CAIRN_PRINTF(3, 4);
+int tell_err(const struct options *o, enum cairn_err err, const struct cairn_why *why);
+
+extern struct cairn_stop run_stop;
+void run_watch(void); /* SIGINT from now on */
+void progress(const struct options *o, const char *what, uint64_t done, uint64_t total);
+void progress_clear(void);
+
+/* A service with the models that the options name. */
+struct bench_service {
+    struct service *s;
+    struct cairn_config *config;
+    char *names[3]; /* OWNED, by enum model_role; NULL: none */
+};
+/* DIR is made when absent. generator false: without one. */
+CAIRN_MUST_USE enum cairn_err lab_open(struct bench_service *b, const struct options *o, const char *dir,
+                                       bool generator, struct cairn_why *why);
+void lab_close(struct bench_service *b);
+/* The names and files' sums of the models, for a store's key and for the settings printed. */
+CAIRN_MUST_USE enum cairn_err lab_models(const struct options *o, char *names[3], char *sums[3],
+                                         struct cairn_why *why);
+void lab_models_free(char *names[3], char *sums[3]);
+/* --data, else ~/.cache/cairn/eval; OWNED. name-KEY below it, KEY from the parts (NULL-terminated list). */
+char *lab_dir(const struct options *o, const char *name, const char *const *parts);
+/* params is consumed. *result OWNED (json_decref). */
+CAIRN_MUST_USE enum cairn_err lab_call(struct bench_service *b, const struct options *o, const char *method,
+                                       json_t *params, bool events, json_t **result, struct cairn_why *why);
+
+/* JSON lines of a file; each line an object. fn returns an error to stop. */
+CAIRN_MUST_USE enum cairn_err
+each_json(const char *path, enum cairn_err (*fn)(void *ctx, json_t *o, size_t line, struct cairn_why *why),
+          void *ctx, struct cairn_why *why);
+const char *text_of(const json_t *o, const char *key); /* NULL when absent or no string */
+bool file_exists(const char *path);
+
+/* A sample of n of total indices, ascending; n 0 or more than total: all. The same seed gives the same
+ * sample. OWNED. */
+size_t *sample_of(size_t total, uint64_t n, uint64_t seed, size_t *n_out);
+uint64_t lab_rand(uint64_t *state); /* xorshift64* */
+
+/* Prints v on stdout, one line. */
+int print_json(const struct options *o, json_t *v);
+int finish_output(const struct options *o);
+
+int eval_retrieval(int argc, char **argv);
+int eval_answers(int argc, char **argv);
+int bench_probe(const struct options *o);
+
+#endif
