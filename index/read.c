@@ -433,7 +433,10 @@ static enum cairn_err query_words(struct store_view *v, const struct coll_rec *c
                 if (*n == cap || w.len == 0)
                     continue;
                 (*words)[(*n)++] = (struct cairn_str){(const char *)(uintptr_t)bytes->len, w.len};
-                (void)cairn_buf_put(bytes, w.p, w.len);
+                if (!cairn_buf_put(bytes, w.p, w.len)) {
+                    err = cairn_fail(why, CAIRN_ENOMEM, "no memory for a query of %zu words", n_all);
+                    break;
+                }
             }
             (*counts)[at]++;
         }
