@@ -1,14 +1,17 @@
 /* postings.c - see postings.h. Layout, keys starting with u32 collection:
- *   term     word              -> u32 term
- *   posting  term, 0           -> varint df; front; word (the way back to `term`)
- *   posting  term, upper bound -> front; varint n; n x (varint id delta, varint tf, varint len), the first
- * delta from 0 A block's key is an upper bound of its ids, above all ids of the block before, so that one
- * search from the root finds the block of a passage. The last block of a term is open: its bound is 2^32-1,
- * appending changes no key; with more than 128 postings it is sealed under its last id. Deletes leave bounds
- * as they are. A front is varint n, n x (varint tf, varint len), tf descending, len descending. Search is
- * block-max WAND (Ding and Suel 2011) in passage order, under the filter; scores are summed in query order in
- * double and compared as float, the form in which they are returned, so that skipping changes neither order
- * nor ties. */
+ *
+ *   term     word               -> u32 term
+ *   posting  term, 0            -> varint df; front; word (the way back to `term`)
+ *   posting  term, upper bound  -> front; varint n; n x (varint id delta, varint tf, varint len)
+ *
+ * The first delta counts from 0. A block's key is an upper bound of its ids, above all ids of the block
+ * before, so that one search from the root finds the block of a passage. The last block of a term is open:
+ * its bound is 2^32-1, appending changes no key; with more than 128 postings it is sealed under its last id.
+ * Deletes leave bounds as they are. A front is varint n, n x (varint tf, varint len), both descending.
+ *
+ * Search is block-max WAND (Ding and Suel 2011) in passage order, under the filter; scores are summed in
+ * query order in double and compared as float, the form in which they are returned, so that skipping changes
+ * neither order nor ties. */
 #include "postings.h"
 #include "codec.h"
 #include "store.h"

@@ -2,26 +2,32 @@
  *
  * Layout. One LMDB environment in DIR/store, named databases below. Integers in keys are big-endian so that
  * they sort; values are [u64 checksum][payload] (kv.c), payloads little-endian with LEB128 varints (codec.h).
+ *
  *   meta        "format" -> u32; "state" -> u64 generation, u32 next collection, u32 next principal
  *   collection  name -> struct coll_rec
  *   document    coll, id -> docno, generation, times, hash, first passage, count, text bytes, title, path,
- * mime, principals text        coll, docno, piece -> zstd of up to 64 KiB of the document's text hashes coll,
- * docno -> 32-byte hashes of its passages in order passage     coll, passage -> document id, ordinal, span,
- * words, hash, path forward     coll, passage -> words, (term, frequency)...: what postings hold of it, so
- * that a delete finds them term        coll, word -> u32 term posting     coll, term, 0 -> document
- * frequency, word, impact front; coll, term, last id -> postings (postings.c)
- *   vector      coll, passage -> f32 row            \
- *   code        coll, first passage -> int8 rows     } vindex.c
- *   segment     coll, first passage -> rows, dead   /
- *   principal   string -> u32 set;  acl: coll, set, chunk -> ids (idset.c)
+ *               mime, principals
+ *   text        coll, docno, piece -> zstd of up to 64 KiB of the document's text
+ *   hashes      coll, docno -> 32-byte hashes of its passages in order
+ *   passage     coll, passage -> document id, ordinal, span, words, hash, path
+ *   forward     coll, passage -> words, (term, frequency)...: what postings hold of it, for its delete
+ *   term        coll, word -> u32 term
+ *   posting     coll, term, 0 -> document frequency, impact front, word
+ *               coll, term, bound -> a block of postings (postings.c)
+ *   vector      coll, passage -> f32 row
+ *   code        coll, first passage -> int8 rows (vindex.c)
+ *   segment     coll, first passage -> rows, dead
+ *   principal   string -> u32 set
+ *   acl         coll, set, chunk -> ids (idset.c)
  *   record      space, 0, key -> bytes of other rooms
+ *
  * Passages of one version of a document have consecutive ids; ids grow and are never used twice in a
  * collection.
  *
  * Threads and locks. DIR/writer.lock (flock) keeps a second writing process out. Inside the process
  * store.lock guards the counters of struct store and is never held across I/O: `writing` admits one batch,
  * `n_views` counts read transactions, `resizing` stops new ones while the map is resized (LMDB wants no
- * transaction alive then). */
+ * transaction alive then). open_lock guards the list of open stores. No lock is taken under another. */
 #include "store.h"
 
 #include <dirent.h>
@@ -163,15 +169,14 @@ enum cairn_err env_open(MDB_env **env, MDB_dbi dbi[DB_N], const char *path, bool
 /* ---- creation
  * ------------------------------------------------------------------------------------------------- */
 
-static void remove_env(const char *dir) /* a store that never got its name */
+static void remove_env(const char *dir) /* a store that never got its name; allocates nothing */
 {
-    static const char *const files[] = {"data.mdb", "lock.mdb"};
-    for (size_t i = 0; i < 2; i++) {
-        char *path = cairn_path_join(dir, files[i]);
-        if (path)
-            (void)unlink(path);
-        cairn_free(path);
-    }
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    (void)unlinkat(fd, "data.mdb", 0);
+    (void)unlinkat(fd, "lock.mdb", 0);
+    (void)close(fd);
     (void)rmdir(dir);
 }
 

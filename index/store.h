@@ -20,8 +20,9 @@
 #define RECORD_BYTES_MAX (64u << 20)
 #define COLLECTIONS_MAX 65536u
 #define SEARCH_HITS_MAX 100000u
-#define DELETE_HEADROOM_BYTES ((size_t)64 << 20) /* room beyond map_bytes_max for batches that only delete   \
-                                                  */
+#define DELETE_HEADROOM_BYTES                                                                                \
+    ((size_t)64 << 20) /* room beyond map_bytes_max for batches that only delete                             \
+                        */
 #define ANALYZERS_IDLE_MAX 8
 
 struct store {

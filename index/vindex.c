@@ -1,12 +1,15 @@
 /* vindex.c - see vindex.h. Layout, all keys starting with u32 collection:
- *   vector   passage                -> dim f32 LE: the row as it was given
- *   code     first passage of it    -> u32 rows; u32 dim; rows x u32 ids, ascending; rows x f32 scale; rows x
- * f32 squared norm; rows x dim int8. At most 1,024 rows a segment. segment  first passage of it    -> u32
- * rows, u32 dead Segments grow like a binary counter: new rows take in the last segment while that is small
- * or not much larger than they are, so that a commit of one row rewrites little and a long-lived index has
- * full segments. A removed row loses its f32 row at once; its code stays until a quarter of the segment is
- * dead (the filter, being made of live ids, hides it), then the segment is rewritten without its dead. Which
- * ids are dead is known by the f32 row alone. */
+ *
+ *   vector   passage               -> dim f32 LE: the row as it was given
+ *   code     first passage of it   -> u32 rows; u32 dim; rows x u32 ids, ascending; rows x f32 scale;
+ *                                     rows x f32 squared norm of scale * code; rows x dim int8
+ *   segment  first passage of it   -> u32 rows, u32 dead
+ *
+ * A segment has at most 1,024 rows. Segments grow like a binary counter: new rows take in the last segment
+ * while that is small or not much larger than they are, so that a commit of one row rewrites little and a
+ * long-lived index has full segments. A removed row loses its f32 row at once; its code stays until a quarter
+ * of the segment is dead (the filter, being made of live ids, hides it), then the segment is rewritten
+ * without its dead. Which ids are dead is known by the f32 row alone. */
 #include "vindex.h"
 #include "codec.h"
 
@@ -70,6 +73,14 @@ float vindex_score(enum vector_metric metric, const float *query, const float *r
         return dot;
     float norms = sqrtf(dot_f32(query, query, dim)) * sqrtf(dot_f32(row, row, dim));
     return norms > 0 ? dot / norms : 0;
+}
+
+/* Squared norm of the row that the codes stand for. Cosine and L2 compare decoded rows with each other: near
+ * rows share most of their rounding, whereas true norms beside rounded products would leave its full size in
+ * small distances. */
+static float code_norm(const int8_t *codes, uint32_t dim, float scale)
+{
+    return (float)vdot_best()(codes, codes, dim) * scale * scale;
 }
 
 /* ---- segments ---- */
@@ -374,7 +385,7 @@ static enum cairn_err add_rows(const struct vindex_ref *x, const struct vindex_r
     for (size_t i = 0; i < n && !err; i++) {
         r.ids[r.n] = added[i].id;
         r.scales[r.n] = vdot_quantise(added[i].v, x->dim, r.codes + (size_t)r.n * x->dim);
-        r.norms[r.n] = dot_f32(added[i].v, added[i].v, x->dim);
+        r.norms[r.n] = code_norm(r.codes + (size_t)r.n * x->dim, x->dim, r.scales[r.n]);
         r.n++;
         err = kv_put(x->kv, DB_VECTOR, row_key(&k, x->coll, added[i].id), added[i].v, row_bytes, why);
     }
@@ -459,7 +470,7 @@ static enum cairn_err scan_exact(const struct vindex_ref *x, const struct vindex
 static enum cairn_err scan_codes(const struct vindex_ref *x, const struct vindex_query *q, int8_t *qcodes,
                                  struct topk *top, struct cairn_why *why)
 {
-    float qscale = vdot_quantise(q->v, x->dim, qcodes), qnorm = dot_f32(q->v, q->v, x->dim);
+    float qscale = vdot_quantise(q->v, x->dim, qcodes), qnorm = code_norm(qcodes, x->dim, qscale);
     vdot_fn dot = vdot_best();
     struct kv_cursor c;
     struct kv_key prefix;
@@ -572,7 +583,7 @@ static enum cairn_err check_segment(struct vcheck *k, const struct segment *s, c
             break;
         if (vdot_quantise(row, k->x->dim, codes) != at_f32(s->scales, i) ||
             memcmp(codes, s->codes + (size_t)i * k->x->dim, k->x->dim) != 0 ||
-            dot_f32(row, row, k->x->dim) != at_f32(s->norms, i))
+            code_norm(codes, k->x->dim, at_f32(s->scales, i)) != at_f32(s->norms, i))
             finding(k, id, "the int8 code does not follow from the vector");
     }
     if (!err && (rows != s->n || dead != s->n - alive))

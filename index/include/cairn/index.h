@@ -2,6 +2,9 @@
  * Threads: one writer at a time in one process (a second process asking to write gets CAIRN_EBUSY); any number of readers,
  * each with its own store_view. A view is used by one thread at a time and must end before control returns to an event loop.
  * Generation: grows by one with every committed batch; a view sees exactly one.
+ * A process opens a store once and shares the handle (a second open is CAIRN_EBUSY). End views before committing: when the
+ * map must grow, the commit waits for open views, and gives CAIRN_EBUSY after index.growth_wait_ms_max.
+ * Stored strings are not NUL-terminated: use their length.
  * COPIED: we keep our own. OWNED: yours to free. BORROWED: ours, valid until the moment named. */
 #ifndef CAIRN_INDEX_H
 #define CAIRN_INDEX_H
@@ -78,7 +81,9 @@ CAIRN_MUST_USE enum cairn_err store_collection_drop(struct store_batch *b, const
  * leave vector NULL; a missing vector otherwise is CAIRN_EINVAL, a wrong dimension is not expressible, NaN or infinity is EINVAL. */
 CAIRN_MUST_USE enum cairn_err store_put(struct store_batch *b, const char *collection, const struct store_document *d, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err store_delete(struct store_batch *b, const char *collection, struct cairn_str id, struct cairn_why *why); /* ENOTFOUND: batch stays usable */
-/* Small named records for other rooms (api keys, loader checkpoints), checksummed like all values. space: "key", "job", "answer", "audit", "meta". */
+/* Small named records for other rooms (api keys, loader checkpoints), checksummed like all values. space: "key", "job", "answer", "audit", "meta",
+ * "usage", "feedback", "model", "cache", "agent", "conversation"; key: 1 to 480 bytes; at most 64 MiB. Deleting what is not there is
+ * CAIRN_ENOTFOUND and the batch stays usable. */
 CAIRN_MUST_USE enum cairn_err store_record_put(struct store_batch *b, const char *space, struct cairn_str key, const void *bytes, size_t len, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err store_record_delete(struct store_batch *b, const char *space, struct cairn_str key, struct cairn_why *why);
 /* Ends the batch in every case. On success *generation is the new one and all of it is on disk. */
@@ -135,7 +140,8 @@ CAIRN_MUST_USE enum cairn_err store_passage_vector(struct store_view *v, const c
 CAIRN_MUST_USE enum cairn_err store_vector_by_hash(struct store_view *v, const char *collection, struct cairn_str document_id, const struct cairn_hash *hash,
                                                float *out, struct cairn_why *why);
 
-/* The set of passages a caller may see in a collection, as a bitmap; made once per request and applied before scoring. */
+/* The set of passages a caller may see in a collection, as a bitmap; made once per request and applied before scoring.
+ * A search needs one (NULL is CAIRN_EINVAL), opened on the same view and collection. */
 struct store_filter;
 CAIRN_MUST_USE enum cairn_err store_filter_open(struct store_filter **out, struct store_view *v, const char *collection, const struct store_caller *c, struct cairn_why *why);
 void store_filter_close(struct store_filter *f);

@@ -1,0 +1,10 @@
+set(index_include ${CMAKE_SOURCE_DIR}/index) # the private headers, for what the public one does not show
+set(index_libs cairn_index lmdb)
+foreach(t store search model)
+    cairn_test(test_index_${t} SOURCES unit/test_index_${t}.c LIBS ${index_libs} LABELS quick)
+    target_include_directories(test_index_${t} PRIVATE ${index_include} ${CMAKE_SOURCE_DIR}/tests/unit)
+endforeach()
+cairn_test(test_index_fault SOURCES fault/test_index_fault.c LIBS ${index_libs} LABELS quick TIMEOUT 600)
+target_include_directories(test_index_fault PRIVATE ${index_include} ${CMAKE_SOURCE_DIR}/tests/unit)
+cairn_test(crash_store SOURCES crash/crash_store.c LIBS ${index_libs} LABELS slow ARGS 25 TIMEOUT 600)
+target_include_directories(crash_store PRIVATE ${index_include} ${CMAKE_SOURCE_DIR}/tests/unit)
