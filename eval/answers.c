@@ -744,7 +744,7 @@ static int print_answers(struct state *x, const struct options *o, double second
     print_tally(&x->all);
     printf("mean ms:");
     for (size_t i = 0; i < x->n_times; i++)
-        printf(" %s %.0f", x->times[i].name, x->times[i].sum / (double)x->times[i].n);
+        printf(" %s %.3g", x->times[i].name, x->times[i].sum / (double)x->times[i].n);
     putchar('\n');
     return finish_output(o);
 }
