@@ -129,8 +129,9 @@ static void planes_make(const struct compute *c, const float *x, size_t k, size_
         float top = vf_top(max), s = top * (1.0f / 16383.0f), inverse = s > 0 ? 1.0f / s : 0.0f;
         s += vf_sum(bad);
         scale[b] = s;
+        __mmask16 finite = s - s == 0.0f ? 0xffff : 0; /* else the scale alone says NaN */
         for (size_t u = 0; u < 16; u++) {
-            __m512i q = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
+            __m512i q = _mm512_maskz_cvtps_epi32(finite, vf_mul(v[u], vf_set(inverse)));
             _mm_storeu_si128((__m128i *)(void *)(high + b * WIDE + u * 16),
                              _mm512_cvtepi32_epi8(_mm512_srai_epi32(q, 7)));
             _mm_storeu_si128((__m128i *)(void *)(low + b * WIDE + u * 16),
@@ -635,8 +636,7 @@ const struct ops *ops_avx512(void)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") ||
-        !__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("fma") ||
-        !cpu_has_f16c())
+        !__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("fma") || !cpu_has_f16c())
         return NULL;
     pthread_once(&once, fill);
     return &table;
