@@ -506,7 +506,8 @@ static void protocol_error(struct conn *c, const char *text)
 {
     atomic_fetch_add(&c->srv->s->metrics.protocol_errors, 1);
     int64_t now = cairn_now_us();
-    if (now - c->srv->told_us >= LOG_EVERY_US) { /* the metric counts them all; a hostile peer must not fill the log */
+    if (now - c->srv->told_us >=
+        LOG_EVERY_US) { /* the metric counts them all; a hostile peer must not fill the log */
         c->srv->told_us = now;
         CAIRN_LOG(API, ERROR, "connection closed: %s bytes=%zu", text, c->msg.len);
     }
