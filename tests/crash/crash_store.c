@@ -43,13 +43,13 @@ static enum cairn_err run_batch(struct store *s, uint32_t n, struct cairn_why *w
     if (err)
         return err;
     for (uint32_t i = 0; i < 3 && !err; i++) {
-        char id[16], text[2048];
+        char id[24], text[2048];
         uint32_t slot = (n + i) % SLOTS;
         snprintf(id, sizeof(id), "slot%02u", slot);
         slot_text(n, slot, text, sizeof(text));
         err = put_text(b, "c", id, text, slot % 2 ? groups : NULL, true, why);
     }
-    char id[16], last[16];
+    char id[24], last[24];
     snprintf(id, sizeof(id), "slot%02u", (n + 7) % SLOTS);
     if (!err) {
         err = store_delete(b, "c", STR(id), why);
@@ -141,7 +141,7 @@ static void finding(void *ctx, const char *line)
 static bool slot_is_whole(struct store_view *v, uint32_t state, uint32_t slot)
 {
     struct cairn_why why = {{0}};
-    char id[16], text[2048], word[16];
+    char id[24], text[2048], word[24];
     struct document_info d;
     struct cairn_str got;
     uint32_t batch = slot_after(state, slot);

@@ -13,7 +13,7 @@ static void fill(struct fixture *f)
     static const char *const hr[] = {"group:hr", NULL};
     make_collection(f, "c", DIM, true);
     for (int i = 0; i < 12; i++) {
-        char id[16], text[200];
+        char id[24], text[200];
         snprintf(id, sizeof(id), "d%d", i);
         snprintf(text, sizeof(text), "alpha beta%d gamma\ndelta%d epsilon alpha\nzeta eta%d", i % 3, i, i);
         put_one(f, "c", id, text, i % 2 ? hr : NULL, true);
@@ -158,7 +158,7 @@ static void the_map_grows_while_documents_come(void **state)
     CHECK_OK(store_view_begin(&held, f.s, &why)); /* held for one batch only: growing waits for it */
     store_view_end(held);
     for (int i = 0; i < 60; i++) {
-        char id[16], text[6000];
+        char id[24], text[6000];
         size_t at = 0;
         uint64_t seed = (uint64_t)i * 77 + 1;
         snprintf(id, sizeof(id), "d%d", i);
@@ -227,7 +227,7 @@ static void a_full_map_refuses_puts_keeps_all_and_still_deletes(void **state)
     enum cairn_err err = CAIRN_OK;
     for (; !err && n < 2000; n++) {
         struct store_batch *b;
-        char id[16], text[2000];
+        char id[24], text[2000];
         size_t at = 0;
         uint64_t seed = (uint64_t)n * 91 + 1;
         snprintf(id, sizeof(id), "d%04d", n);
@@ -248,7 +248,7 @@ static void a_full_map_refuses_puts_keeps_all_and_still_deletes(void **state)
     CHECK_U64_EQ(st.n_documents, n);
     fixture_check_clean(&f);
     for (int i = 0; i < n; i++) { /* every one of them can be deleted, one commit each */
-        char id[16];
+        char id[24];
         snprintf(id, sizeof(id), "d%04d", i);
         delete_one(&f, "c", id);
     }
@@ -474,7 +474,7 @@ static bool read_all(struct fixture *f)
     TRY(store_filter_open(&filter, v, "c", &(struct store_caller){&hr, 1, false}, &why));
     store_filter_close(filter);
     for (int i = 0; i < 12; i++) {
-        char id[16];
+        char id[24];
         struct cairn_hash h = cairn_hash_bytes("zeta eta0", 9);
         snprintf(id, sizeof(id), "d%d", i);
         TRY(store_document_get(v, "c", STR(id), &caller_all, &d, &text, &why));

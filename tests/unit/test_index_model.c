@@ -34,7 +34,7 @@ static void doc_text(const struct model_doc *d, char *text, size_t cap)
 static enum cairn_err put_doc(struct store_batch *b, int c, int i, const struct model_doc *d,
                               struct cairn_why *why)
 {
-    char id[16], text[256];
+    char id[24], text[256];
     static const char *const names[GROUPS] = {"group:a", "group:b", "everyone"};
     const char *principals[GROUPS + 1];
     size_t n = 0;
@@ -73,7 +73,7 @@ static void compare(struct fixture *f, const struct model *m, uint64_t *seed)
         size_t with_word = 0;
         for (int i = 0; i < IDS; i++) {
             const struct model_doc *d = &m->docs[c][i];
-            char id[16], text[256];
+            char id[24], text[256];
             snprintf(id, sizeof(id), "id%02d", i);
             live += d->live;
             words += d->live ? d->n_words : 0;
@@ -104,7 +104,7 @@ static void compare(struct fixture *f, const struct model *m, uint64_t *seed)
         static struct store_hit hits[1000];
         CHECK_OK(store_filter_open(&filter, v, coll_names[c], &caller, &why));
         CHECK_U64_EQ(store_filter_count(filter), passages);
-        char query[16];
+        char query[24];
         snprintf(query, sizeof(query), "word%u", word);
         CHECK_OK(store_search_lexical(v, coll_names[c], STR(query), filter, 1000, hits, &n, NULL, &why));
         CHECK_U64_EQ(n, with_word);
@@ -123,7 +123,7 @@ static void compare(struct fixture *f, const struct model *m, uint64_t *seed)
         CHECK_U64_EQ(info.n_words, words);
     }
     for (int i = 0; i < 8; i++) {
-        char key[8];
+        char key[16];
         struct cairn_str got;
         snprintf(key, sizeof(key), "k%d", i);
         enum cairn_err err = store_record_get(v, "job", STR(key), &got, &why);
@@ -142,7 +142,7 @@ static void one_op(struct store_batch *b, struct model *m, uint64_t *seed, unsig
     case 0:
     case 1:
     case 2: {
-        char id[16];
+        char id[24];
         snprintf(id, sizeof(id), "id%02d", i);
         enum cairn_err err = store_delete(b, coll_names[c], STR(id), &why);
         CHECK_I64_EQ(err, d->live ? CAIRN_OK : CAIRN_ENOTFOUND);
@@ -151,7 +151,7 @@ static void one_op(struct store_batch *b, struct model *m, uint64_t *seed, unsig
     }
     case 3: {
         int r = (int)(test_rand(seed) % 8);
-        char key[8];
+        char key[16];
         snprintf(key, sizeof(key), "k%d", r);
         if (m->record[r][0] && test_rand(seed) % 2) {
             CHECK_OK(store_record_delete(b, "job", STR(key), &why));

@@ -45,7 +45,7 @@ static void oracle_put(struct fixture *f, uint64_t *seed, size_t from, size_t to
         }
         oracle[i].live = true;
         oracle[i].hidden = test_rand(seed) % 4 == 0;
-        char id[16];
+        char id[24];
         snprintf(id, sizeof(id), "d%05zu", i);
         const char *const secret[] = {"group:secret", NULL}, *const open[] = {"everyone", NULL};
         CHECK_OK(put_text(b, "c", id, text[i], oracle[i].hidden ? secret : open, false, &why));
@@ -169,7 +169,7 @@ static void lexical_search_equals_scoring_everything(void **state)
         struct store_batch *b;
         CHECK_OK(store_batch_begin(&b, f.s, &why));
         for (size_t i = round == 2 ? 0 : round; i < ORACLE_DOCS; i += round == 2 ? 1 : 2) {
-            char id[16];
+            char id[24];
             snprintf(id, sizeof(id), "d%05zu", i);
             if (!oracle[i].live || (round == 2 && i % 50 != 0 && i < 1900) || (round == 1 && i < 600))
                 continue;
@@ -279,7 +279,7 @@ static void put_rows(struct fixture *f, const char *coll, size_t from, size_t to
             if (clustered) /* near neighbours that differ little: the hard case for codes */
                 rows[i][j] = rows[i][j] * 0.3f + (float)((i / 50 * 7 + j * 13) % 11) - 5;
         }
-        char id[16];
+        char id[24];
         snprintf(id, sizeof(id), "r%05zu", i);
         const char *const even[] = {"everyone", NULL}, *const odd[] = {"group:odd", NULL};
         const struct cairn_str p[1] = {STR(i % 2 ? odd[0] : even[0])};
@@ -385,7 +385,7 @@ static void vector_search_finds_the_nearest(void **state)
         for (int part = 0; part < 2; part++) { /* a few dead rows in place, then enough to rewrite segments */
             CHECK_OK(store_batch_begin(&b, f.s, &why));
             for (size_t i = 0; i < ROWS; i++) {
-                char id[16];
+                char id[24];
                 snprintf(id, sizeof(id), "r%05zu", i);
                 if (!row_live[i] || (part == 0 ? i % 9 != 0 : i % 3 == 0 || i / 500 == 1))
                     continue;
@@ -410,7 +410,7 @@ static void equal_vectors_come_in_the_order_of_their_ids(void **state)
     make_collection(&f, "c", DIM, true);
     CHECK_OK(store_batch_begin(&b, f.s, &why));
     for (int i = 0; i < 300; i++) {
-        char id[16];
+        char id[24];
         snprintf(id, sizeof(id), "d%03d", i);
         CHECK_OK(put_text(b, "c", id, i % 3 ? "same" : "other", NULL, true, &why));
     }

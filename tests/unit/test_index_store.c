@@ -620,7 +620,7 @@ static void documents_are_listed_in_pages(void **state)
     make_collection(&f, "d", 0, true);
     struct store_batch *b;
     CHECK_OK(store_batch_begin(&b, f.s, &why));
-    char id[16];
+    char id[24];
     for (int i = 99; i >= 0; i--) {
         snprintf(id, sizeof(id), "doc%02d", i);
         CHECK_OK(put_text(b, "c", id, "word", NULL, false, &why));
@@ -629,7 +629,7 @@ static void documents_are_listed_in_pages(void **state)
     CHECK_OK(store_batch_commit(b, NULL, &why));
     struct store_view *v;
     CHECK_OK(store_view_begin(&v, f.s, &why));
-    char after[16] = "";
+    char after[32] = "";
     int seen = 0;
     for (;;) {
         struct document_info *list;
@@ -730,7 +730,7 @@ static void a_backup_is_whole_and_opens(void **state)
     fixture_open(&f);
     make_collection(&f, "c", DIM, true);
     for (int i = 0; i < 20; i++) {
-        char id[16];
+        char id[24];
         snprintf(id, sizeof(id), "d%d", i);
         put_one(&f, "c", id, "some words here\nand there", NULL, true);
     }
