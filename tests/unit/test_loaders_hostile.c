@@ -161,12 +161,12 @@ static void every_failed_allocation_is_an_error(void **state)
     static const struct {
         const char *name, *text;
     } docs[] = {
-        {"a.md",                                                           "---\ntitle: T\n---\n# A\n\ntext: \n\n- b\n\n## C `d`\n\n| a | b |\n|---|---|\n| c | d "
-         "|\n\n```\ncode\n```\n\nlong. text.\n"},
-        {"a.html",                                                                                                                         "<title>T</title><body><header><a>x</a></header><h1>A</h1><p>text</p><ul><li>b</"
-         "ul><table><tr><th>a<th>b<tr><td>c<td>d"
-                   "</table><sup>2</sup><pre>c</pre>"},
-        {"a.txt", "TITLE\n\n1. Part\n   text\n\n- item\n\nmore text. And more.\n"},
+        {"a.md",   "---\ntitle: T\n---\n# A\n\ntext: \n\n- b\n\n## C `d`\n\n| a | b |\n|---|---|\n| c | d "
+                 "|\n\n```\ncode\n```\n\nlong. text.\n"           },
+        {"a.html", "<title>T</title><body><header><a>x</a></header><h1>A</h1><p>text</p><ul><li>b</"
+                   "ul><table><tr><th>a<th>b<tr><td>c<td>d"
+                   "</table><sup>2</sup><pre>c</pre>"           },
+        {"a.txt",  "TITLE\n\n1. Part\n   text\n\n- item\n\nmore text. And more.\n"},
     };
     for (size_t i = 0; i < 3; i++) {
         uint64_t n = 1;
