@@ -273,8 +273,15 @@ static enum cairn_err load_specials(struct tokenizer *t, const struct model_file
         return cairn_fail(
             why, CAIRN_ECORRUPT,
             "a WordPiece vocabulary has [UNK], [CLS] and [SEP]: this one has not; fetch the file again");
-    if (bert)
+    if ((bert || spm) && t->unk >= 0) { /* text gives it, so it may steer nothing */
+        if (t->unk == t->head || t->unk == t->tail || t->unk == t->bos || t->ends[t->unk])
+            return cairn_fail(
+                why, CAIRN_ECORRUPT,
+                "token %d is the unknown token and a control token at once: text could begin or "
+                "end a turn; convert the file again",
+                t->unk);
         t->types[t->unk] = TOKEN_UNKNOWN; /* files call it a control token, but text does give it */
+    }
     return CAIRN_OK;
 }
 

@@ -159,6 +159,39 @@ static void text_never_becomes_a_control_token(void **state)
     }
 }
 
+/* Found by fuzz_gguf: a file that types its unknown token as control, so that any odd character of a text
+ * gave it. */
+static void the_unknown_token_steers_nothing(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    for (int64_t unknown = 0; unknown < 3; unknown += 2) { /* <unk>, typed control; </s> */
+        struct cairn_buf b;
+        struct tokenizer *t;
+        int32_t types[TINY_SPM_TOKENS], *ids;
+        size_t n;
+        memcpy(types, tiny_spm_types, sizeof types);
+        types[0] = 3;
+        cairn_buf_init(&b, 0);
+        w_header(&b, 0, TINY_SPM_KVS + 1);
+        w_kv_string(&b, "tokenizer.ggml.model", "llama");
+        w_kv_strings(&b, "tokenizer.ggml.tokens", tiny_spm_tokens, TINY_SPM_TOKENS);
+        w_kv_i32s(&b, "tokenizer.ggml.token_type", types, TINY_SPM_TOKENS);
+        w_kv_f32s(&b, "tokenizer.ggml.scores", tiny_spm_scores, TINY_SPM_TOKENS);
+        w_kv_u32(&b, "tokenizer.ggml.unknown_token_id", (uint32_t)unknown);
+        if (unknown == 2) {
+            CHECK_ERR(build(&b, &t, &why), CAIRN_ECORRUPT);
+        } else {
+            CHECK_OK(build(&b, &t, &why));
+            CHECK_OK(tokenizer_encode(t, cairn_str_of("q"), TOKENIZE_PLAIN, &ids, &n, &why));
+            CHECK(n > 0 && ids[n - 1] == 0 && !tokenizer_is_control(t, 0));
+            cairn_free(ids);
+            tokenizer_close(t);
+        }
+        cairn_buf_release(&b);
+    }
+}
+
 static void special_tokens_are_found_when_asked_for(void **state)
 {
     UNUSED_STATE(state);
@@ -481,6 +514,7 @@ int main(void)
         TEST(bpe_merges_lowest_rank_first),
         TEST(long_words_merge_as_short_ones),
         TEST(text_never_becomes_a_control_token),
+        TEST(the_unknown_token_steers_nothing),
         TEST(special_tokens_are_found_when_asked_for),
         TEST(sentencepiece_merges_by_score_and_falls_back_to_bytes),
         TEST(wordpiece_normalises_as_bert),
