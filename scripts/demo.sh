@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-question=${1:-"How many weeks of parental leave does an employee get, and how much of it is paid?"}
+question=${1:-"How many weeks of paid leave does the parent who did not give birth get?"}
 data=${CAIRN_DEMO_DATA:-var/demo}
 started=$SECONDS
 stage() {
