@@ -4,7 +4,7 @@
  * by eye and by tools. Stored is only BLAKE2b-256 of the whole, keyed with a random value of this store
  * (record "key_secret" in space "meta"). Password hashing would add nothing to 256 random bits and would let
  * anybody burn our time. The table of all keys is kept in memory; only this process writes the store, so it
- * is exact. A read-only service looks at the store's generation first, because there another process writes.
+ * is exact. A read-only service looks at the store's last commit first, because there another process writes.
  * Record (space "key", key = id): a msgpack map, see key_pack. */
 #include "internal.h"
 
@@ -152,7 +152,7 @@ static enum cairn_err load_locked(struct service *s, struct store_view *v, struc
     s->has_secret = has_secret;
     if (has_secret)
         memcpy(s->secret, secret.p, sizeof s->secret);
-    s->keys_generation = store_view_generation(v);
+    s->keys_commit = store_view_commit(v);
     s->keys_loaded = true;
     return CAIRN_OK;
 }
@@ -179,7 +179,7 @@ static enum cairn_err refresh(struct service *s, struct cairn_why *why)
     enum cairn_err err = store_view_begin(&v, s->store, why);
     if (err)
         return err;
-    if (store_view_generation(v) != s->keys_generation)
+    if (store_view_commit(v) != s->keys_commit)
         err = load_locked(s, v, why);
     store_view_end(v);
     return err;

@@ -1,10 +1,14 @@
 /* file.c - whole files and directories, with the syncs that make a rename durable. */
 #include <cairn/base.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -138,4 +142,102 @@ enum cairn_err cairn_mkdirs(const char *path, struct cairn_why *why)
     }
     cairn_free(copy);
     return err;
+}
+
+#define WORKDIR_MARK ".partial-"
+#define WORKDIR_LEVELS 2u
+
+/* Best effort; follows no link. */
+static void remove_tree(int parent, const char *name, unsigned levels)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (fd >= 0 && !d)
+        (void)close(fd);
+    for (const struct dirent *e; d && (e = readdir(d));) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        if (unlinkat(dirfd(d), e->d_name, 0) != 0 && levels > 1)
+            remove_tree(dirfd(d), e->d_name, levels - 1);
+    }
+    if (d)
+        (void)closedir(d);
+    (void)unlinkat(parent, name, AT_REMOVEDIR);
+}
+
+/* A work directory of this base name whose maker is gone. */
+static bool is_stale(const char *name, const char *base)
+{
+    size_t n = strlen(base), mark = strlen(WORKDIR_MARK);
+    if (strncmp(name, base, n) != 0 || strncmp(name + n, WORKDIR_MARK, mark) != 0)
+        return false;
+    const char *digits = name + n + mark;
+    size_t len = strlen(digits);
+    if (len == 0 || len > 9 || strspn(digits, "0123456789") != len)
+        return false;
+    pid_t pid = (pid_t)strtol(digits, NULL, 10);
+    return pid > 0 && (pid == getpid() || (kill(pid, 0) != 0 && errno == ESRCH));
+}
+
+static void remove_stale(const char *dir, const char *base)
+{
+    DIR *d = opendir(dir);
+    for (const struct dirent *e; d && (e = readdir(d));) {
+        if (!is_stale(e->d_name, base))
+            continue;
+        int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        /* a process of another PID namespace, or another thread, may still be at work in it */
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+            CAIRN_LOG(BASE, INFO, "removing what a killed process left dir=\"%s\" name=\"%s\"", dir,
+                      e->d_name);
+            remove_tree(dirfd(d), e->d_name, WORKDIR_LEVELS);
+        }
+        (void)close(fd);
+    }
+    if (d)
+        (void)closedir(d);
+}
+
+enum cairn_err cairn_workdir_open(struct cairn_workdir *w, const char *prefix, struct cairn_why *why)
+{
+    *w = (struct cairn_workdir){.lock = -1};
+    char *dir = cairn_strdup(prefix), *path = cairn_asprintf("%s" WORKDIR_MARK "%ld", prefix, (long)getpid());
+    enum cairn_err err = dir && path ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "%s", prefix);
+    bool made = false;
+    if (!err) {
+        char *slash = strrchr(dir, '/');
+        const char *base = slash ? prefix + (slash - dir) + 1 : prefix;
+        if (slash)
+            slash[slash == dir ? 1 : 0] = '\0';
+        remove_stale(slash ? dir : ".", base);
+        made = mkdir(path, 0700) == 0;
+        if (!made)
+            err = cairn_fail_errno(why, errno, "%s", path);
+    }
+    if (!err) {
+        w->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (w->lock < 0 || flock(w->lock, LOCK_EX | LOCK_NB) != 0)
+            err = cairn_fail_errno(why, errno, "lock of %s", path);
+    }
+    cairn_free(dir);
+    w->path = path;
+    if (err) {
+        if (made)
+            cairn_workdir_close(w, false);
+        cairn_free(w->path);
+        w->path = NULL;
+    }
+    return err;
+}
+
+void cairn_workdir_close(struct cairn_workdir *w, bool renamed)
+{
+    if (w->path && !renamed)
+        remove_tree(AT_FDCWD, w->path, WORKDIR_LEVELS);
+    if (w->path && w->lock >= 0)
+        (void)close(w->lock);
+    cairn_free(w->path);
+    *w = (struct cairn_workdir){.lock = -1};
 }

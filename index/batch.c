@@ -5,8 +5,8 @@
  * transaction is as short as it can be.
  *
  * Order inside the transaction: dropped collections, new and changed collections, then per collection:
- * removals, terms, documents, postings, vectors, sets, counters; records of other rooms; the state with the
- * new generation. */
+ * removals, terms, documents, postings, vectors, sets, counters; records of other rooms; the state, with a
+ * new generation when a collection changed. */
 #include "postings.h"
 #include "store.h"
 #include "vindex.h"
@@ -1355,6 +1355,15 @@ static enum cairn_err commit_txn(struct store *s, MDB_txn *txn, bool *full, stru
     return err;
 }
 
+/* Whether the batch makes a new generation: records of other rooms are not content. */
+static bool changes_content(const struct store_batch *b)
+{
+    for (size_t i = 0; i < b->n_colls; i++)
+        if (b->colls[i].dropped ? b->colls[i].stored : b->colls[i].touched)
+            return true;
+    return false;
+}
+
 static enum cairn_err apply_once(struct store_batch *b, uint64_t *generation, bool *full,
                                  struct cairn_why *why)
 {
@@ -1370,7 +1379,7 @@ static enum cairn_err apply_once(struct store_batch *b, uint64_t *generation, bo
         return err;
     }
     enum cairn_err err = state_get(&kv, &st, why);
-    st.generation++;
+    st.generation += changes_content(b);
     if (!err)
         err = apply_colls(b, &kv, &st, why);
     if (!err)

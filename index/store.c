@@ -501,6 +501,8 @@ void store_view_end(struct store_view *v)
 
 uint64_t store_view_generation(const struct store_view *v) { return v->generation; }
 
+uint64_t store_view_commit(const struct store_view *v) { return (uint64_t)mdb_txn_id(v->kv.txn); }
+
 /* ---- records
  * -------------------------------------------------------------------------------------------------- */
 
@@ -777,8 +779,7 @@ enum cairn_err store_stats_get(struct store *s, struct store_stats *out, struct 
     return err;
 }
 
-static enum cairn_err digest_at(const char *path, uint64_t *generation, struct cairn_hash *out,
-                                struct cairn_why *why)
+static enum cairn_err digest_at(const char *path, struct cairn_hash *out, struct cairn_why *why)
 {
     MDB_env *env;
     MDB_dbi dbi[DB_N];
@@ -788,10 +789,6 @@ static enum cairn_err digest_at(const char *path, uint64_t *generation, struct c
     struct kv kv = {.env = env, .dbi = dbi};
     int rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &kv.txn);
     err = rc ? cairn_err_from_mdb(why, rc, path) : CAIRN_OK;
-    struct state st = {0};
-    if (!err)
-        err = state_get(&kv, &st, why);
-    *generation = st.generation;
     if (!err)
         err = digest_run(&kv, out, why);
     if (kv.txn)
@@ -806,24 +803,23 @@ static void backup_finding(void *ctx, const char *line)
     CAIRN_LOG(INDEX, ERROR, "backup copy finding=\"%s\"", line);
 }
 
-/* The copy is verified on its own (every invariant), and against the source when the source still has its
- * generation. */
+/* The copy is verified on its own (every invariant), and against the source when nothing was committed since
+ * `commit`, read before the copy was begun. */
 static enum cairn_err backup_verify(struct store *s, const char *temp, const char *temp_store,
-                                    struct cairn_why *why)
+                                    uint64_t commit, struct cairn_why *why)
 {
     enum cairn_err err = store_check(temp, backup_finding, NULL, why);
     if (err)
         return cairn_wrap(why, err, "the copy in %s", temp);
     struct cairn_hash copy, live;
-    uint64_t generation = 0;
-    err = digest_at(temp_store, &generation, &copy, why);
+    err = digest_at(temp_store, &copy, why);
     if (err)
         return err;
     struct store_view *v;
     err = store_view_begin(&v, s, why);
     if (err)
         return err;
-    if (v->generation == generation) {
+    if (store_view_commit(v) == commit) {
         err = store_digest(v, &live, why);
         if (!err && memcmp(live.b, copy.b, sizeof(live.b)) != 0)
             err = cairn_fail(why, CAIRN_ECORRUPT, "the copy in %s does not hold what the store holds", temp);
@@ -858,10 +854,10 @@ enum cairn_err store_backup(struct store *s, const char *dest_dir, cairn_progres
     while (len > 1 && dest_dir[len - 1] == '/')
         len--;
     char *dest = cairn_strndup(dest_dir, len), *parent = cairn_strndup(dest_dir, len);
-    char *temp = dest ? cairn_asprintf("%s.partial-%ld", dest, (long)getpid()) : NULL;
-    char *temp_store = temp ? cairn_path_join(temp, "store") : NULL;
-    enum cairn_err err = temp_store && parent ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "backup path");
-    bool made = false;
+    struct cairn_workdir work = {0};
+    char *temp_store = NULL;
+    uint64_t commit = 0;
+    enum cairn_err err = dest && parent ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "backup path");
     if (!err) {
         char *slash = strrchr(parent, '/');
         if (!slash)
@@ -870,24 +866,31 @@ enum cairn_err store_backup(struct store *s, const char *dest_dir, cairn_progres
             slash[slash == parent ? 1 : 0] = '\0';
         err = cairn_mkdirs(parent, why);
     }
-    if (!err && (mkdir(temp, 0700) != 0 || mkdir(temp_store, 0700) != 0))
-        err = cairn_fail_errno(why, errno, "%s", temp);
-    made = !err;
+    if (!err)
+        err = cairn_workdir_open(&work, dest, why);
+    if (!err && !(temp_store = cairn_path_join(work.path, "store")))
+        err = cairn_fail(why, CAIRN_ENOMEM, "backup path");
+    if (!err && mkdir(temp_store, 0700) != 0)
+        err = cairn_fail_errno(why, errno, "%s", temp_store);
     if (!err) {
         if (progress)
             progress(ctx, "copy", 0, 3);
         err = gate_enter(s);
     }
     if (!err) {
-        int rc =
-            CAIRN_FAILPOINT("index.backup.copy") ? EIO : mdb_env_copy2(s->env, temp_store, MDB_CP_COMPACT);
+        MDB_envinfo info;
+        int rc = mdb_env_info(s->env, &info);
+        commit = rc ? 0 : info.me_last_txnid;
+        rc = CAIRN_FAILPOINT("index.backup.copy") ? EIO
+             : rc                                 ? rc
+                                                  : mdb_env_copy2(s->env, temp_store, MDB_CP_COMPACT);
         gate_leave(s);
         err = rc ? cairn_err_from_mdb(why, rc, temp_store) : CAIRN_OK;
     }
     if (!err) {
         if (progress)
             progress(ctx, "verify", 1, 3);
-        err = backup_verify(s, temp, temp_store, why);
+        err = backup_verify(s, work.path, temp_store, commit, why);
     }
     char *lock = temp_store ? cairn_path_join(temp_store, "lock.mdb") : NULL; /* the verifying reader's */
     if (lock)
@@ -898,22 +901,19 @@ enum cairn_err store_backup(struct store *s, const char *dest_dir, cairn_progres
     if (!err)
         err = cairn_fsync_dir(temp_store, why);
     if (!err)
-        err = cairn_fsync_dir(temp, why);
+        err = cairn_fsync_dir(work.path, why);
     if (!err && CAIRN_FAILPOINT("index.backup.before_rename"))
-        err = cairn_fail(why, CAIRN_EIO, "%s: failpoint before rename", temp);
-    if (!err && rename(temp, dest) != 0)
+        err = cairn_fail(why, CAIRN_EIO, "%s: failpoint before rename", work.path);
+    if (!err && rename(work.path, dest) != 0)
         err = cairn_fail_errno(why, errno, "%s", dest);
+    bool named = !err;
     if (!err)
         err = cairn_fsync_dir(parent, why);
     if (!err && progress)
         progress(ctx, "done", 3, 3);
-    if (err && made) {
-        remove_env(temp_store);
-        (void)rmdir(temp);
-    }
+    cairn_workdir_close(&work, named);
     cairn_free(dest);
     cairn_free(parent);
-    cairn_free(temp);
     cairn_free(temp_store);
     return err;
 }

@@ -150,13 +150,6 @@ static enum cairn_err copy_one(void *ctx, const char *path, const char *name, st
     return err;
 }
 
-static enum cairn_err remove_one(void *ctx, const char *path, const char *name, struct cairn_why *why)
-{
-    (void)ctx, (void)name, (void)why;
-    (void)unlink(path);
-    return CAIRN_OK;
-}
-
 static void finding(void *ctx, const char *line)
 {
     struct progress *p = ctx;
@@ -193,25 +186,22 @@ static int restore(struct args *a)
     struct progress p;
     struct copying c = {.progress = &p};
     struct cairn_stop stop = {0};
-    char *temp = NULL, *temp_env = NULL, *final = cairn_path_join(dir, "store"), *lock = NULL;
+    struct cairn_workdir work = {0};
+    char *prefix = cairn_path_join(dir, "restore"), *temp_env = NULL, *final = cairn_path_join(dir, "store"),
+         *lock = NULL;
     progress_begin(&p, a);
     interrupt_watch(&stop);
-    enum cairn_err err = final ? CAIRN_OK : cairn_fail(&why, CAIRN_ENOMEM, "restore");
+    enum cairn_err err = final && prefix ? CAIRN_OK : cairn_fail(&why, CAIRN_ENOMEM, "restore");
     if (!err && store_exists(dir))
         err = cairn_fail(&why, CAIRN_EEXISTS,
                          "%s already holds a store; restore into a new directory, or move %s away first", dir,
                          final);
     if (!err)
         err = cairn_mkdirs(dir, &why);
-    if (!err && !(temp = cairn_path_join(dir, "restore.XXXXXX")))
-        err = cairn_fail(&why, CAIRN_ENOMEM, "restore");
-    if (!err && !mkdtemp(temp)) {
-        err = cairn_fail_errno(&why, errno, "%s", temp);
-        cairn_free(temp);
-        temp = NULL;
-    }
-    if (!err &&
-        (!(temp_env = cairn_path_join(temp, "store")) || !(lock = cairn_path_join(temp_env, "lock.mdb"))))
+    if (!err)
+        err = cairn_workdir_open(&work, prefix, &why);
+    if (!err && (!(temp_env = cairn_path_join(work.path, "store")) ||
+                 !(lock = cairn_path_join(temp_env, "lock.mdb"))))
         err = cairn_fail(&why, CAIRN_ENOMEM, "restore");
     if (!err && mkdir(temp_env, 0700) != 0)
         err = cairn_fail_errno(&why, errno, "%s", temp_env);
@@ -221,7 +211,7 @@ static int restore(struct args *a)
         err = each_file(env, copy_one, &(struct copy_to){temp_env, &c}, &why);
     if (!err) {
         progress_update(&p, "verifying", 0, 0);
-        err = store_check(temp, finding, &p, &why);
+        err = store_check(work.path, finding, &p, &why);
         if (err)
             err = cairn_wrap(&why, err, "%s does not verify, nothing was restored", src);
     }
@@ -235,13 +225,7 @@ static int restore(struct args *a)
         err = cairn_fail_errno(&why, errno, "naming the restored store %s", final);
     if (!err)
         err = cairn_fsync_dir(dir, &why);
-    if (temp_env && err) {
-        (void)each_file(temp_env, remove_one, NULL, NULL);
-        (void)unlink(lock);
-        (void)rmdir(temp_env);
-    }
-    if (temp)
-        (void)rmdir(temp);
+    cairn_workdir_close(&work, false); /* empty, once the store has its name */
     interrupt_watch(NULL);
     progress_end(&p);
     code = err ? fail_with(a, err, &why) : EXIT_DONE;
@@ -255,7 +239,7 @@ static int restore(struct args *a)
         fputc('\n', stdout);
     }
     cairn_free(env);
-    cairn_free(temp);
+    cairn_free(prefix);
     cairn_free(temp_env);
     cairn_free(lock);
     cairn_free(final);

@@ -506,7 +506,10 @@ class Operators(Case):
                            env=environment(CAIRN_FAILPOINTS="cli.restore_rename=kill"))
         self.assertEqual(p.returncode, -signal.SIGKILL)
         self.run_ok("search", "--data", again, "kb", "leave", code=NOT_FOUND)
+        left = os.listdir(again)
+        self.assertEqual(len(left), 1, left)
         self.run_ok("restore", backup, "--data", again)
+        self.assertFalse(set(left) & set(os.listdir(again)))
         self.assertEqual(self.digest(again), self.digest(self.data))
 
     def test_check_finds_a_flipped_byte(self):

@@ -250,6 +250,17 @@ CAIRN_MUST_USE enum cairn_err cairn_write_file(const char *path, const void *byt
                                                struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err cairn_mkdirs(const char *path, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err cairn_fsync_dir(const char *path, struct cairn_why *why);
+/* A directory PREFIX.partial-PID that is filled and then renamed, or removed. It is locked while its maker
+ * lives; making one removes those of the same prefix that a killed process left behind (its PID is gone and
+ * the lock free). */
+struct cairn_workdir {
+    char *path; /* NULL: none */
+    int lock;
+};
+CAIRN_MUST_USE enum cairn_err cairn_workdir_open(struct cairn_workdir *w, const char *prefix,
+                                                 struct cairn_why *why);
+/* Removes what is still there under its path, two levels deep, unless it was renamed. */
+void cairn_workdir_close(struct cairn_workdir *w, bool renamed);
 /* "a" + "/" + "b"; OWNED; NULL on no memory. */
 char *cairn_path_join(const char *a, const char *b);
 

@@ -1,7 +1,8 @@
 /* cairn/index.h - the store: one LMDB environment with collections, documents, passages, postings, vectors, ACL, keys and jobs.
  * Threads: one writer at a time in one process (a second process asking to write gets CAIRN_EBUSY); any number of readers,
  * each with its own store_view. A view is used by one thread at a time and must end before control returns to an event loop.
- * Generation: grows by one with every committed batch; a view sees exactly one.
+ * Generation: the version of the content; grows by one with every committed batch that changes a collection, and stays with one that
+ * holds records only (an answer's record does not make the answer's sources old). A view sees exactly one.
  * A process opens a store once and shares the handle (a second open is CAIRN_EBUSY). End views before committing: when the
  * map must grow, the commit waits for open views, and gives CAIRN_EBUSY after index.growth_wait_ms_max.
  * Stored strings are not NUL-terminated: use their length.
@@ -86,7 +87,7 @@ CAIRN_MUST_USE enum cairn_err store_delete(struct store_batch *b, const char *co
  * CAIRN_ENOTFOUND and the batch stays usable. */
 CAIRN_MUST_USE enum cairn_err store_record_put(struct store_batch *b, const char *space, struct cairn_str key, const void *bytes, size_t len, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err store_record_delete(struct store_batch *b, const char *space, struct cairn_str key, struct cairn_why *why);
-/* Ends the batch in every case. On success *generation is the new one and all of it is on disk. */
+/* Ends the batch in every case. On success *generation is the one it left and all of it is on disk. */
 CAIRN_MUST_USE enum cairn_err store_batch_commit(struct store_batch *b, uint64_t *generation, struct cairn_why *why);
 void store_batch_abort(struct store_batch *b);
 
@@ -96,6 +97,8 @@ struct store_view;
 CAIRN_MUST_USE enum cairn_err store_view_begin(struct store_view **out, struct store *s, struct cairn_why *why);
 void store_view_end(struct store_view *v);
 uint64_t store_view_generation(const struct store_view *v);
+/* Grows with every committed batch, of records too: who keeps a copy of records looks here whether it is the latest. */
+uint64_t store_view_commit(const struct store_view *v);
 
 CAIRN_MUST_USE enum cairn_err store_collection_get(struct store_view *v, const char *name, struct collection_info *out, struct cairn_why *why);
 /* *list OWNED. */
