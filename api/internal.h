@@ -55,8 +55,7 @@ struct service {
     pthread_mutex_t keys_mu;
     struct key_row *keys;
     size_t n_keys;
-    uint64_t
-        keys_generation; /* of the store when the table was read; only a read-only service must look again */
+    uint64_t keys_commit; /* of the store when the table was read; only a read-only service must look again */
     bool keys_loaded, has_secret;
     uint8_t secret[32];
 
@@ -148,6 +147,8 @@ bool call_event(struct call *c, const char *name, const struct cairn_buf *map);
 /* ---- models ---- */
 
 bool service_has_model(struct service *s, enum model_role role); /* configured and on disk */
+/* The operator chose "none". */
+bool service_goes_without(const struct service *s, enum model_role role);
 enum cairn_err service_retriever_with(struct service *s, bool embedder, bool reranker, struct retriever **out,
                                       struct cairn_why *why);
 enum cairn_err service_generator_with(struct service *s, bool decoder, struct generator **out,
@@ -170,6 +171,7 @@ struct prepared { /* a parsed document with its vectors; OWNED */
     int64_t modified_us;
     char **principals;
     size_t n_principals;
+    bool keep_acl;     /* principals are those of the stored version, filled in under the writer's lock */
     float *vectors;    /* [n_passages, dim] or NULL */
     bool *have_vector; /* [n_passages] */
 };

@@ -84,7 +84,8 @@ static enum cairn_err query_open(struct call *c, struct query *q)
         }
         pair = false;
         q->r.rerank_weight = 0;
-        call_warn(c, "no reranker on this service: results keep the fused order");
+        if (!service_goes_without(c->s, MODEL_RERANKER)) /* missing, not left out on purpose */
+            call_warn(c, "no reranker on this service: results keep the fused order");
     }
     q->r.legs = (dense ? LEG_DENSE : 0u) | (q->legs != 2 ? LEG_LEXICAL : 0u);
     return service_retriever_with(c->s, dense, pair, &q->retriever, c->why);

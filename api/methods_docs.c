@@ -406,6 +406,28 @@ static enum cairn_err may_replace(struct call *c, struct store_view *v, const ch
                : err;
 }
 
+/* Who may read the stored version may read the new one: an ACL goes only when a put says so. */
+static enum cairn_err keep_acl(struct store_view *v, const char *collection, struct prepared *d,
+                               struct cairn_why *why)
+{
+    struct document_info old;
+    struct store_caller all = {.all = true};
+    for (size_t i = 0; d->principals && i < d->n_principals; i++) /* of an earlier try */
+        cairn_free(d->principals[i]);
+    d->n_principals = 0;
+    enum cairn_err err = store_document_get(v, collection, cairn_str_of(d->id), &all, &old, NULL, why);
+    if (err)
+        return err == CAIRN_ENOTFOUND ? CAIRN_OK : err;
+    char **names = cairn_reallocarray(d->principals, old.n_principals ? old.n_principals : 1, sizeof *names);
+    if (!names)
+        return cairn_fail(why, CAIRN_ENOMEM, "document %.200s", d->id);
+    d->principals = names;
+    for (; d->n_principals < old.n_principals; d->n_principals++)
+        if (!(names[d->n_principals] = str_dup(old.principals[d->n_principals])))
+            return cairn_fail(why, CAIRN_ENOMEM, "document %.200s", d->id);
+    return CAIRN_OK;
+}
+
 enum cairn_err put_batch(struct call *c, const char *collection, const struct collection_opts *want,
                          struct prepared **docs, size_t n, struct put_totals *t, struct cairn_why *why)
 {
@@ -463,8 +485,11 @@ enum cairn_err put_batch(struct call *c, const char *collection, const struct co
             err = store_collection_create(b, want, why);
         else if (!err && (now.opts.dim != dim || strcmp(now.opts.embedder, info.opts.embedder) != 0))
             err = cairn_fail(why, CAIRN_EBUSY, "collection %s was replaced meanwhile; try again", collection);
-        for (size_t i = 0; i < n && !err; i++)
+        for (size_t i = 0; i < n && !err; i++) {
             err = may_replace(c, v, collection, docs[i], why);
+            if (!err && docs[i]->keep_acl)
+                err = keep_acl(v, collection, docs[i], why);
+        }
         store_view_end(v);
     }
     for (size_t i = 0; i < n && !err; i++)
@@ -540,7 +565,7 @@ static enum cairn_err prepare_params(struct call *c, const msgpack_object *o, ui
         err =
             cairn_fail(c->why, CAIRN_EINVAL, "%smime: \"%.*s\", want text/plain, text/markdown or text/html",
                        where, (int)mime.len, mime.p);
-    bool admin = c->caller->local || c->caller->role == ROLE_ADMIN;
+    bool admin = c->caller->local || c->caller->role == ROLE_ADMIN, keep = !p_has(&p, "principals");
     for (size_t k = 0; k < n_names && !err; k++) {
         bool held = admin || wire_str_is(names[k], "everyone");
         for (size_t h = 0; h < c->caller->n_principals && !held; h++)
@@ -559,6 +584,7 @@ static enum cairn_err prepare_params(struct call *c, const msgpack_object *o, ui
     if (!d || !(d->id = str_dup(id)) || (title.p && title.len && !(d->title = str_dup(title))) ||
         (path.p && !(d->path = str_dup(path))))
         goto done;
+    d->keep_acl = keep;
     d->principals = cairn_calloc(n_names, sizeof *d->principals);
     if (!d->principals)
         goto done;

@@ -2,7 +2,8 @@
  * Each file is read and hashed; a document whose stored content hash and ACL are the same is passed over, so
  * a sync that was killed goes on where its last commit was, without a checkpoint of its own. Batches are
  * small commits; deletes come last, by a merge of the sorted ids on disk with the sorted ids in the store. A
- * file that cannot be read as a document is reported, keeps its stored version, and does not stop the others.
+ * file that is there but cannot be read as a document (skipped by the listing, over a limit, not readable
+ * now) is reported, keeps its stored version, and does not stop the others: only what is gone is deleted.
  * ACL: the `acl` parameter ("none", or a file), else acl.json in the root. With neither, a stored ACL is
  * kept: a lost acl.json must not open documents. */
 #include "internal.h"
@@ -28,11 +29,11 @@ struct sync {
     struct call *c;
     char collection[COLLECTION_NAME_MAX + 1];
     struct collection_opts want;
-    bool create, exists, drop_acl, delete_missing;
+    bool create, exists, drop_acl, delete_missing, only_folders;
     struct root *roots;
     size_t n_roots;
     struct source_file *files; /* sorted by id */
-    size_t n_files, n_skipped;
+    size_t n_files, n_skipped, n_held;
     struct prepared **batch;
     size_t n_batch, batch_bytes, batch_max, batch_bytes_max;
     struct put_totals totals;
@@ -60,8 +61,8 @@ static enum cairn_err allowed_path(struct call *c, const char *path, struct cair
     size_t n = root ? strlen(root) : 0;
     bool inside = root && real && strncmp(real, root, n) == 0 &&
                   (real[n] == '/' || real[n] == 0 || (n == 1 && root[0] == '/'));
-    free(root);
-    free(real);
+    free(root); /* realpath's own */
+    free(real); /* realpath's own */
     return inside
                ? CAIRN_OK
                : cairn_fail(why, CAIRN_EDENIED, "path \"%.200s\" is not below the server's sync root", path);
@@ -184,10 +185,6 @@ static enum cairn_err sync_file(struct sync *y, const struct source_file *sf, st
             err = cairn_fail(why, err, "%s", local.text);
             goto done;
         }
-        if (!err && !have_acl) {
-            allow = old.principals;
-            n_allow = old.n_principals;
-        }
     }
     err = CAIRN_OK;
     d = cairn_calloc(1, sizeof *d);
@@ -210,6 +207,7 @@ static enum cairn_err sync_file(struct sync *y, const struct source_file *sf, st
                                   : fail_file(y, f->id, local.text, why);
         goto done;
     }
+    d->keep_acl = !have_acl;
     d->content_hash = h;
     d->modified_us = f->modified_us;
     d->mime = cairn_strdup(loader_mime(d->doc->format));
@@ -229,6 +227,24 @@ done:
     return err;
 }
 
+/* Why a document without a listed file is kept; NULL: its file is gone. */
+static const char *held_by_a_root(const struct sync *y, struct cairn_str id)
+{
+    const char *reason = NULL;
+    for (size_t i = 0; i < y->n_roots && !reason; i++)
+        reason = loader_listing_holds(&y->roots[i].list, id);
+    return reason;
+}
+
+static enum cairn_err keep_stale(struct sync *y, struct cairn_str id, const char *reason,
+                                 struct cairn_why *why)
+{
+    char text[DOCUMENT_ID_MAX + 1], words[256];
+    snprintf(text, sizeof text, "%.*s", (int)id.len, id.p);
+    snprintf(words, sizeof words, "skipped, and its stored version kept: %s", reason);
+    return fail_file(y, text, words, why);
+}
+
 /* Documents of the store that no file stands for: two sorted runs, merged in pages. */
 static enum cairn_err sweep(struct sync *y, struct cairn_why *why)
 {
@@ -240,7 +256,7 @@ static enum cairn_err sweep(struct sync *y, struct cairn_why *why)
     for (bool more = true; more && !err;) {
         struct store_view *v;
         struct document_info *list = NULL;
-        struct cairn_str *gone = NULL;
+        char **gone = NULL;
         struct store_batch *b = NULL;
         size_t n_gone = 0;
         err = store_view_begin(&v, y->c->s->store, why);
@@ -260,21 +276,31 @@ static enum cairn_err sweep(struct sync *y, struct cairn_why *why)
                 if (order >= 0)
                     break;
             }
-            if (at == y->n_files || order != 0)
-                gone[n_gone++] = list[i].id;
+            if (at < y->n_files && order == 0)
+                continue;
+            const char *held = held_by_a_root(y, list[i].id);
+            if (held)
+                err = keep_stale(y, list[i].id, held, why);
+            else if (y->delete_missing)
+                err =
+                    (gone[n_gone] = str_dup(list[i].id)) ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "sweep");
+            n_gone += gone[n_gone] != NULL;
         }
         more = n == 256;
         if (n && !err) {
             memcpy(after, list[n - 1].id.p, list[n - 1].id.len);
             after_len = list[n - 1].id.len;
         }
+        /* neither waiting for the writer's turn nor a commit may hold up growth of the map */
+        store_view_end(v);
+        cairn_free(list);
         if (!err && n_gone)
             err = cairn_stopped(y->c->stop, why);
         if (!err && n_gone) {
             uint64_t done = 0;
             err = store_batch_begin(&b, y->c->s->store, why);
             for (size_t i = 0; i < n_gone && !err; i++) {
-                err = store_delete(b, y->collection, gone[i], why);
+                err = store_delete(b, y->collection, cairn_str_of(gone[i]), why);
                 done += !err;
                 if (err == CAIRN_ENOTFOUND)
                     err = CAIRN_OK;
@@ -290,8 +316,8 @@ static enum cairn_err sweep(struct sync *y, struct cairn_why *why)
                 atomic_fetch_add(&y->c->s->metrics.deleted, done);
             }
         }
-        store_view_end(v);
-        cairn_free(list);
+        for (size_t i = 0; i < n_gone; i++)
+            cairn_free(gone[i]);
         cairn_free(gone);
         if (!err && !progress(y, "delete", y->deleted, 0, false))
             err = cairn_fail(why, CAIRN_ESTOPPED, "cancelled");
@@ -314,9 +340,10 @@ static enum cairn_err open_root(struct sync *y, struct root *r, struct cairn_str
     enum cairn_err err = r->path ? allowed_path(y->c, r->path, why) : cairn_fail(why, CAIRN_ENOMEM, "path");
     if (!err)
         err = loader_list(&r->list, r->path, y->c->s->config, why);
+    struct stat st;
+    y->only_folders &= !err && stat(r->path, &st) == 0 && S_ISDIR(st.st_mode);
     if (err || y->drop_acl)
         return err;
-    struct stat st;
     acl_path = acl.p ? str_dup(acl) : cairn_path_join(r->path, "acl.json");
     if (!acl_path)
         return cairn_fail(why, CAIRN_ENOMEM, "path");
@@ -328,11 +355,13 @@ static enum cairn_err open_root(struct sync *y, struct root *r, struct cairn_str
     return err;
 }
 
+/* given: delete_missing is the caller's word; by default a single file says nothing about the others. */
 static enum cairn_err sync_start(struct sync *y, struct cairn_str *paths, size_t n, struct cairn_str acl,
-                                 struct cairn_why *why)
+                                 bool given, struct cairn_why *why)
 {
     enum cairn_err err = CAIRN_OK;
     bool any_acl = false;
+    y->only_folders = true;
     y->roots = cairn_calloc(n, sizeof *y->roots);
     if (!y->roots)
         return cairn_fail(why, CAIRN_ENOMEM, "sources");
@@ -341,10 +370,12 @@ static enum cairn_err sync_start(struct sync *y, struct cairn_str *paths, size_t
         err = open_root(y, &y->roots[i], paths[i], acl, why);
         y->n_files += y->roots[i].list.n;
         y->n_skipped += y->roots[i].list.n_skipped;
+        y->n_held += y->roots[i].list.n_held;
         any_acl |= y->roots[i].acl != NULL;
     }
     if (err)
         return err;
+    y->delete_missing = given ? y->delete_missing : y->only_folders;
     y->files = cairn_calloc(y->n_files, sizeof *y->files);
     y->batch = cairn_calloc(y->batch_max, sizeof *y->batch);
     if (!y->files || !y->batch)
@@ -405,6 +436,7 @@ enum cairn_err m_doc_sync(struct call *c)
     (void)p_bool(&c->p, "delete_missing", &y->delete_missing);
     (void)p_bool(&c->p, "create", &y->create);
     (void)p_uint(&c->p, "batch_bytes", false, 1, (uint64_t)256 << 20, &batch_bytes);
+    bool given = p_has(&c->p, "delete_missing");
     enum cairn_err err = p_close(&c->p, NULL);
     y->batch_bytes_max = (size_t)batch_bytes;
     if (!err && (path.p != NULL) == (paths != NULL))
@@ -417,7 +449,7 @@ enum cairn_err m_doc_sync(struct call *c)
         acl.p = NULL;
     }
     if (!err)
-        err = sync_start(y, paths ? paths : &path, paths ? n : 1, acl, c->why);
+        err = sync_start(y, paths ? paths : &path, paths ? n : 1, acl, given, c->why);
     for (size_t i = 0; i < y->n_files && !err; i++) {
         err = cairn_stopped(c->stop, c->why);
         if (!err && !progress(y, "files", i, y->n_files, i == 0))
@@ -429,7 +461,7 @@ enum cairn_err m_doc_sync(struct call *c)
         err = flush(y, c->why);
     if (!err)
         (void)progress(y, "files", y->n_files, y->n_files, true);
-    if (!err && y->delete_missing && y->exists)
+    if (!err && (y->delete_missing || y->n_held) && y->exists)
         err = sweep(y, c->why);
     if (!err && !y->totals.generation) { /* nothing changed: say what there is */
         struct store_view *v;

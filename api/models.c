@@ -25,7 +25,7 @@ void service_models_close(struct service *s)
     model_registry_close(s->registry);
 }
 
-static bool without(const struct service *s, enum model_role role)
+bool service_goes_without(const struct service *s, enum model_role role)
 {
     return s->name[role] && strcmp(s->name[role], "none") == 0;
 }
@@ -33,7 +33,7 @@ static bool without(const struct service *s, enum model_role role)
 static enum cairn_err card_of(struct service *s, enum model_role role, const struct model_card **card,
                               struct cairn_why *why)
 {
-    if (without(s, role))
+    if (service_goes_without(s, role))
         return cairn_fail(why, CAIRN_ESTATE, "this service runs without a %s (--%s none)",
                           model_role_name(role), model_role_name(role));
     return model_registry_find(s->registry, role, s->name[role], card, why);
@@ -164,7 +164,7 @@ enum cairn_err service_generator_with(struct service *s, bool decoder, struct ge
 
 enum cairn_err service_generator(struct service *s, struct generator **out, struct cairn_why *why)
 {
-    return service_generator_with(s, !without(s, MODEL_GENERATOR), out, why);
+    return service_generator_with(s, !service_goes_without(s, MODEL_GENERATOR), out, why);
 }
 
 enum cairn_err service_embedder_for_new(struct service *s, char name[96], uint32_t *dim,
@@ -172,7 +172,7 @@ enum cairn_err service_embedder_for_new(struct service *s, char name[96], uint32
 {
     name[0] = 0;
     *dim = 0;
-    if (without(s, MODEL_EMBEDDER))
+    if (service_goes_without(s, MODEL_EMBEDDER))
         return CAIRN_OK;
     struct encoder *e;
     enum cairn_err err = service_encoder(s, MODEL_EMBEDDER, &e, why);
@@ -209,7 +209,7 @@ enum cairn_err service_ready(struct service *s, struct cairn_buf *json, struct c
     for (int role = 0; role < 3; role++) {
         const struct model_card *card;
         const char *state = "present";
-        if (without(s, (enum model_role)role)) {
+        if (service_goes_without(s, (enum model_role)role)) {
             state = "none";
         } else if (card_of(s, (enum model_role)role, &card, err ? NULL : why) != CAIRN_OK) {
             state = "missing";

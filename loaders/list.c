@@ -25,7 +25,7 @@ struct lister {
     struct loader_listing *out;
     const char *root;
     char real_root[PATH_MAX];
-    size_t cap, files_max, bytes_max, depth_max;
+    size_t cap, cap_held, files_max, bytes_max, depth_max;
     struct folder *folders;
     size_t depth;
     struct cairn_buf id; /* of the open folder, with a '/' at its end */
@@ -38,6 +38,43 @@ static void skip(struct lister *l, const char *id, const char *reason)
     if (l->out->n_skipped++ < NOTES_MAX)
         cairn_buf_printf(&l->note, "%s%.200s: %s", l->note.len ? "; " : "",
                          cairn_utf8_invalid_at(id, strlen(id)) == strlen(id) ? id : "(name)", reason);
+}
+
+/* Skips what is there all the same: whoever keeps documents in step with the listing must not take it for
+ * gone. */
+static enum cairn_err hold(struct lister *l, const char *id, const char *reason)
+{
+    struct loader_listing *out = l->out;
+    skip(l, id, reason);
+    if (out->n_held >= l->files_max)
+        return cairn_fail(l->why, CAIRN_EFULL,
+                          "%.300s holds more than loaders.files_max = %zu files that are skipped", l->root,
+                          l->files_max);
+    if (out->n_held == l->cap_held) {
+        size_t cap = l->cap_held ? l->cap_held * 2 : 16;
+        struct loader_held *held = cairn_reallocarray(out->held, cap, sizeof(*held));
+        if (!held)
+            return cairn_fail(l->why, CAIRN_ENOMEM, "list of %zu skipped files", cap);
+        out->held = held;
+        l->cap_held = cap;
+    }
+    struct loader_held h = {cairn_strdup(id), cairn_strdup(reason)};
+    if (!h.id || !h.reason) {
+        cairn_free(h.id);
+        cairn_free(h.reason);
+        return cairn_fail(l->why, CAIRN_ENOMEM, "name of a skipped file");
+    }
+    out->held[out->n_held++] = h;
+    return CAIRN_OK;
+}
+
+/* As hold, for what stat, open or readdir says: a name that is gone by now is gone. */
+static enum cairn_err hold_errno(struct lister *l, const char *id, int saved)
+{
+    if (saved != ENOENT)
+        return hold(l, id, strerror(saved));
+    skip(l, id, strerror(saved));
+    return CAIRN_OK;
 }
 
 static bool id_good(const char *id)
@@ -96,26 +133,18 @@ static enum cairn_err consider(struct lister *l, int dir, const char *name, cons
                                bool link)
 {
     struct stat st;
-    if (fstatat(dir, name, &st, 0) != 0) {
-        skip(l, id, link ? "a link that leads nowhere" : strerror(errno));
-        return CAIRN_OK;
-    }
+    if (fstatat(dir, name, &st, 0) != 0)
+        return link ? hold(l, id, "a link that leads nowhere") : hold_errno(l, id, errno);
     if (link) {
         char real[PATH_MAX];
         size_t n = strlen(l->real_root);
-        if (!realpath(path, real) || strncmp(real, l->real_root, n) != 0 || (real[n] != '/' && n > 1)) {
-            skip(l, id, "a link that leaves the folder");
-            return CAIRN_OK;
-        }
-        if (S_ISDIR(st.st_mode)) {
-            skip(l, id, "a link to a folder");
-            return CAIRN_OK;
-        }
+        if (!realpath(path, real) || strncmp(real, l->real_root, n) != 0 || (real[n] != '/' && n > 1))
+            return hold(l, id, "a link that leaves the folder");
+        if (S_ISDIR(st.st_mode))
+            return hold(l, id, "a link to a folder");
     }
-    if (!S_ISREG(st.st_mode)) {
-        skip(l, id, "not a regular file");
-        return CAIRN_OK;
-    }
+    if (!S_ISREG(st.st_mode))
+        return hold(l, id, "not a regular file");
     const char *reason = NULL;
     if (!id_good(id))
         reason = "its name is too long, or not UTF-8, or holds control characters";
@@ -125,19 +154,14 @@ static enum cairn_err consider(struct lister *l, int dir, const char *name, cons
         reason = "not readable";
     else if (sniff(dir, name) == LOADER_UNKNOWN)
         reason = st.st_size == 0 ? "empty" : "not a format we read";
-    if (reason) {
-        skip(l, id, reason);
-        return CAIRN_OK;
-    }
-    return add_file(l, path, id, &st);
+    return reason ? hold(l, id, reason) : add_file(l, path, id, &st);
 }
 
+/* The folder whose id l->id holds; one that cannot be read is held as a whole. */
 static enum cairn_err folder_open(struct lister *l, int parent, const char *name)
 {
-    if (l->depth == l->depth_max) {
-        skip(l, l->id.bytes ? l->id.bytes : "", "deeper than loaders.depth_max");
-        return CAIRN_EFULL;
-    }
+    if (l->depth == l->depth_max)
+        return hold(l, l->id.bytes ? l->id.bytes : "", "deeper than loaders.depth_max");
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (l->depth ? O_NOFOLLOW : 0));
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     if (!dir) {
@@ -146,18 +170,16 @@ static enum cairn_err folder_open(struct lister *l, int parent, const char *name
             close(fd);
         if (l->depth == 0)
             return cairn_fail_errno(l->why, saved, "%.300s", l->root);
-        skip(l, l->id.bytes ? l->id.bytes : "", strerror(saved));
-        return CAIRN_EIO;
+        return hold_errno(l, l->id.bytes ? l->id.bytes : "", saved);
     }
     l->folders[l->depth++] = (struct folder){dir, l->id.len};
     return CAIRN_OK;
 }
 
-static enum cairn_err entry(struct lister *l, const struct dirent *e, bool *opened)
+static enum cairn_err entry(struct lister *l, const struct dirent *e)
 {
     struct folder *f = &l->folders[l->depth - 1];
     int dir = dirfd(f->dir);
-    *opened = false;
     if (e->d_name[0] == '.') {
         if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
             l->out->n_skipped++;
@@ -175,17 +197,22 @@ static enum cairn_err entry(struct lister *l, const struct dirent *e, bool *open
     struct stat st;
     enum cairn_err err = CAIRN_OK;
     if (fstatat(dir, e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
-        skip(l, l->id.bytes, strerror(errno));
+        err = hold_errno(l, l->id.bytes, errno);
     else if (S_ISDIR(st.st_mode)) {
         cairn_buf_puts(&l->id, "/");
         if (l->id.failed)
             err = cairn_fail(l->why, CAIRN_ENOMEM, "name of a folder");
         else
-            *opened = folder_open(l, dir, e->d_name) == CAIRN_OK;
+            err = folder_open(l, dir, e->d_name);
     } else
         err = consider(l, dir, e->d_name, path, l->id.bytes, S_ISLNK(st.st_mode));
     cairn_free(path);
     return err;
+}
+
+static int held_by_id(const void *a, const void *b)
+{
+    return strcmp(((const struct loader_held *)a)->id, ((const struct loader_held *)b)->id);
 }
 
 static int by_id(const void *a, const void *b)
@@ -200,12 +227,15 @@ static enum cairn_err walk(struct lister *l)
         struct folder *f = &l->folders[l->depth - 1];
         errno = 0;
         const struct dirent *e = readdir(f->dir);
-        bool opened;
         if (e)
-            err = entry(l, e, &opened);
+            err = entry(l, e);
         else {
-            if (errno)
-                skip(l, l->id.bytes ? l->id.bytes : "", strerror(errno));
+            if (errno) { /* what else is in the folder nobody knows */
+                int saved = errno;
+                l->id.len = f->id_len;
+                cairn_buf_puts(&l->id, ""); /* ends it there */
+                err = hold(l, l->id.bytes ? l->id.bytes : "", strerror(saved));
+            }
             closedir(f->dir);
             l->depth--;
         }
@@ -251,6 +281,8 @@ enum cairn_err loader_list(struct loader_listing *out, const char *root, const s
     }
     if (out->n)
         qsort(out->files, out->n, sizeof(*out->files), by_id);
+    if (out->n_held)
+        qsort(out->held, out->n_held, sizeof(*out->held), held_by_id);
     cairn_buf_release(&l->id);
     cairn_buf_release(&l->note);
     cairn_free(l->folders);
@@ -267,6 +299,38 @@ void loader_listing_release(struct loader_listing *l)
         cairn_free(l->files[i].id);
     }
     cairn_free(l->files);
+    for (size_t i = 0; i < l->n_held; i++) {
+        cairn_free(l->held[i].id);
+        cairn_free(l->held[i].reason);
+    }
+    cairn_free(l->held);
     cairn_free(l->skipped_note);
     *l = (struct loader_listing){0};
+}
+
+static const char *held_exactly(const struct loader_listing *l, const char *id, size_t len)
+{
+    size_t low = 0, high = l->n_held;
+    while (low < high) {
+        size_t at = low + (high - low) / 2;
+        int order = strncmp(l->held[at].id, id, len);
+        if (order == 0 && l->held[at].id[len] == 0)
+            return l->held[at].reason;
+        if (order < 0)
+            low = at + 1;
+        else
+            high = at; /* one of which the id is only the beginning stands behind it */
+    }
+    return NULL;
+}
+
+const char *loader_listing_holds(const struct loader_listing *l, struct cairn_str id)
+{
+    const char *reason = l->n_held ? held_exactly(l, id.p, id.len) : NULL;
+    if (l->n_held && !reason)
+        reason = held_exactly(l, "", 0);
+    for (size_t i = 0; i < id.len && l->n_held && !reason; i++)
+        if (id.p[i] == '/')
+            reason = held_exactly(l, id.p, i + 1);
+    return reason;
 }

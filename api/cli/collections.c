@@ -146,7 +146,7 @@ static int print_facts(const struct args *a, json_t *j)
         if (text || json_is_string(v))
             out_line(text ? text : json_string_value(v), text ? strlen(text) : json_string_length(v), 0);
         fputc('\n', stdout);
-        free(text);
+        free(text); /* jansson's own */
     }
     return EXIT_DONE;
 }
@@ -505,7 +505,7 @@ static const struct opt put_opts[] = {
     OPT(TEXT, "mime", "TYPE", format,
         "text/plain, text/markdown or text/html (default: by name and content)"),
     OPT(LIST, "allow", "PRINCIPAL", allow,
-        "who may read it; may be repeated (default: as the collection says)"),
+        "who may read it; may be repeated (default: as stored; a new document: as the collection says)"),
     OPTS_ACROSS};
 static const struct opt key_opts[] = {
     OPT(TEXT, "name", "NAME", name, "a note for `key list`"),

@@ -167,6 +167,9 @@ static enum cairn_err remote_file(struct remote *r, const struct loader_file *f,
     size_t len, n_allow = 0;
     const struct cairn_str *allow = NULL;
     struct cairn_why local = {{0}};
+    json_t *old = json_object_get(r->stored, f->id), *principals = json_object_get(old, "principals");
+    if (old) /* the file is there, whatever may be wrong with it: never deleted */
+        (void)json_object_set_new(old, "seen", json_true());
     enum cairn_err err = cairn_read_file(&bytes, &len, f->path, FILE_BYTES_MAX, &local);
     if (!err && len > r->document_bytes_max)
         err = cairn_fail(&local, CAIRN_EFULL,
@@ -182,19 +185,15 @@ static enum cairn_err remote_file(struct remote *r, const struct loader_file *f,
     r->bytes += len;
     struct cairn_hash h = cairn_hash_bytes(bytes, len);
     cairn_hex(hex, h.b, sizeof h.b);
-    json_t *old = json_object_get(r->stored, f->id), *principals = json_object_get(old, "principals");
     bool acl_known = acl || r->a->acl; /* "none" is a choice too */
     if (acl)
         loader_acl_find(acl, f->id, &allow, &n_allow);
     bool same = old && strcmp(j_text(old, "content_hash"), hex) == 0;
     if (same && (!acl_known || !principals || same_principals(principals, allow, n_allow))) {
-        (void)json_object_set_new(old, "seen", json_true());
         r->unchanged++;
         cairn_free(bytes);
         return CAIRN_OK;
     }
-    if (old)
-        (void)json_object_set_new(old, "seen", json_true());
     if (old && !acl_known && !principals) {
         remote_fail(r, f->id,
                     "this key may not see who can read the stored document; give --acl FILE or --acl none");
@@ -262,6 +261,25 @@ static enum cairn_err remote_list(struct remote *r, struct cairn_why *why)
     }
     cairn_free(after);
     return err;
+}
+
+/* Marks the documents that no listed file stands for, though the file is there and was skipped. */
+static void remote_keep(struct remote *r, const struct loader_listing *lists, size_t n)
+{
+    const char *id;
+    json_t *v;
+    json_object_foreach(r->stored, id, v)
+    {
+        const char *reason = NULL;
+        for (size_t i = 0; i < n && !reason && !j_true(v, "seen"); i++)
+            reason = loader_listing_holds(&lists[i], cairn_str_of(id));
+        if (!reason)
+            continue;
+        char words[256];
+        snprintf(words, sizeof words, "skipped, and its stored version kept: %s", reason);
+        remote_fail(r, id, words);
+        (void)json_object_set_new(v, "seen", json_true());
+    }
 }
 
 static enum cairn_err remote_delete(struct remote *r, struct cairn_why *why)
@@ -373,6 +391,8 @@ static enum cairn_err remote_sync(struct remote *r, bool delete_missing, struct 
         }
     if (!err)
         err = flush(r, why);
+    if (!err)
+        remote_keep(r, lists, n_roots);
     if (!err && delete_missing)
         err = remote_delete(r, why);
     for (size_t i = 0; i < r->batch.n; i++)

@@ -415,6 +415,35 @@ static void put_file(const char *dir, const char *name, const void *bytes, size_
     CHECK_OK(cairn_write_file(path, bytes, len, &why));
 }
 
+static size_t hits_of(struct service *s, const char *principals)
+{
+    char params[256];
+    snprintf(params, sizeof params, "{\"collection\":\"hr\",\"query\":\"band\",\"principals\":%s}",
+             principals);
+    json_t *j = fix_call(s, "search", params);
+    size_t n = j_len(j, "hits");
+    CHECK(!json_object_get(j, "warnings")); /* no reranker was chosen: nothing to warn of */
+    json_decref(j);
+    return n;
+}
+
+static void a_put_without_principals_keeps_the_acl(void **state)
+{
+    UNUSED_STATE(state);
+    struct fix f = fix_open(NULL);
+    fix_fill(f.s);
+    CHECK_U64_EQ(hits_of(f.s, "[]"), 0);
+    fix_do(f.s, "doc.put",
+           "{\"collection\":\"hr\",\"documents\":[{\"id\":\"pay.md\",\"text\":\"Band five is new.\"}]}");
+    CHECK_U64_EQ(hits_of(f.s, "[]"), 0);
+    CHECK_U64_EQ(hits_of(f.s, "[\"finance\"]"), 1);
+    fix_do(f.s, "doc.put",
+           "{\"collection\":\"hr\",\"documents\":[{\"id\":\"pay.md\",\"text\":\"Band five is new.\","
+           "\"principals\":[]}]}");
+    CHECK_U64_EQ(hits_of(f.s, "[]"), 1);
+    fix_close(&f);
+}
+
 static void sync_makes_the_collection_what_the_directory_is(void **state)
 {
     UNUSED_STATE(state);
@@ -471,6 +500,26 @@ static void sync_makes_the_collection_what_the_directory_is(void **state)
     json_decref(j);
     j = fix_call(f.s, "search", "{\"collection\":\"port\",\"query\":\"harbour noon\"}");
     CHECK_U64_EQ(j_len(j, "hits"), 1);
+    json_decref(j);
+    /* a document whose file is there, but cannot be read as one now, is kept and named */
+    put_file(src, "a.md", "", 0);
+    put_file(src, "secret/c.txt", "\0\1\2\3", 4);
+    j = fix_call(f.s, "doc.sync", params);
+    CHECK_I64_EQ(j_int(j, "deleted"), 0);
+    CHECK_I64_EQ(j_int(j, "n_failed"), 3); /* and bad.txt, as ever */
+    json_decref(j);
+    j = fix_call(f.s, "doc.list", "{\"collection\":\"port\"}");
+    CHECK_U64_EQ(j_len(j, "documents"), 2);
+    json_decref(j);
+    put_file(src, "a.md", "# A\n\nThe harbour opens at noon.\n", 30);
+    put_file(src, "secret/c.txt", "The vault code is blue.\n", 24);
+    j = fix_call(f.s, "doc.sync", params);
+    CHECK_I64_EQ(j_int(j, "unchanged"), 2);
+    json_decref(j);
+    /* one file says nothing about the others */
+    snprintf(gone, sizeof gone, "{\"collection\":\"port\",\"path\":\"%s/a.md\"}", src);
+    j = fix_call(f.s, "doc.sync", gone);
+    CHECK_I64_EQ(j_int(j, "deleted"), 0);
     json_decref(j);
     fix_fails(f.s, &fix_local, "doc.sync", "{\"collection\":\"port\",\"path\":\"/nonexistent/x\"}",
               CAIRN_ENOTFOUND, NULL);
@@ -565,6 +614,7 @@ int main(void)
         TEST(every_method_asks_for_its_role),
         TEST(wrong_types_name_the_parameter),
         TEST(bad_params_are_refused),
+        TEST(a_put_without_principals_keeps_the_acl),
         TEST(sync_makes_the_collection_what_the_directory_is),
         TEST(answers_leave_a_record_and_old_ones_go),
         TEST(the_table_and_the_numbers_are_told),

@@ -64,6 +64,13 @@ static void a_folder_is_listed_in_order_of_ids(void **state)
     /* .hidden.md, .git, acl.json, image.png, empty, escape.md, b/up, nowhere.md */
     CHECK_U64_EQ(l.n_skipped, 8);
     CHECK(l.skipped_note && strstr(l.skipped_note, "escape.md: a link that leaves the folder"));
+    /* what is there and skipped is not gone; what is not there is */
+    static const char *const held[] = {"image.png", "empty", "escape.md", "b/up", "nowhere.md"};
+    for (size_t i = 0; i < 5; i++)
+        CHECK(loader_listing_holds(&l, cairn_str_of(held[i])));
+    static const char *const gone[] = {"image", "image.png2", "a", "b/up2", "b/c/deep.htm", "zz", "emp", ""};
+    for (size_t i = 0; i < 8; i++)
+        CHECK(!loader_listing_holds(&l, cairn_str_of(gone[i])));
     loader_listing_release(&l);
     /* with and without a slash at the end, and one file */
     char *slashed = cairn_asprintf("%s/", dir), *one = cairn_path_join(dir, "b/c/deep.html");
@@ -108,6 +115,9 @@ static void folder_limits_hold(void **state)
     CHECK_STR_EQ(l.files[0].id, "1/2/ok.md");
     CHECK_U64_EQ(l.n_skipped, 2);
     CHECK(strstr(l.skipped_note, "loaders.depth_max") && strstr(l.skipped_note, "loaders.file_bytes_max"));
+    CHECK(strstr(loader_listing_holds(&l, cairn_str_of("big.md")), "loaders.file_bytes_max"));
+    CHECK(strstr(loader_listing_holds(&l, cairn_str_of("1/2/3/deep.md")), "loaders.depth_max"));
+    CHECK(!loader_listing_holds(&l, cairn_str_of("1/2/gone.md")));
     loader_listing_release(&l);
     for (int i = 0; i < 4; i++) {
         char name[32];

@@ -43,14 +43,23 @@ struct loader_file {
     int64_t modified_us;
 };
 /* All readable files below root (or root itself when it is a file), sorted by id, of known formats; hidden files, acl.json, symbolic links that
- * leave the root and files over the limit are skipped and counted. *files OWNED: loader_files_free. */
+ * leave the root and files over the limit are skipped and counted. */
+struct loader_held {
+    char *id;     /* of a file; of a folder with '/' at its end, "" for the root */
+    char *reason; /* why it was skipped */
+};
 struct loader_listing {
     struct loader_file *files;
     size_t n, n_skipped;
     char *skipped_note; /* first few skipped names with reasons; may be NULL */
+    struct loader_held *held; /* skipped names that are there nevertheless, sorted by id */
+    size_t n_held;
 };
 CAIRN_MUST_USE enum cairn_err loader_list(struct loader_listing *out, const char *root, const struct cairn_config *config, struct cairn_why *why);
 void loader_listing_release(struct loader_listing *l);
+/* Why a document of this id must not be taken for gone although no file of the listing has its id: the file, or a folder on the way to it,
+ * is there and was skipped. NULL: it is gone. BORROWED from l. */
+const char *loader_listing_holds(const struct loader_listing *l, struct cairn_str id);
 
 /* acl.json: {"groups": [...], "rules": [{"path": "finance/" + "*", "allow": ["finance"]}, ...]}: the first rule whose pattern matches the id wins
  * ('*' matches any run of characters, '/' too; '?' one). No rule: no ACL (then the collection's is_public decides). */
