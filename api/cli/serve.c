@@ -1,6 +1,7 @@
 /* api/cli/serve.c - `cairn serve`: a service and its server until a signal. */
 #include "cli.h"
 
+#include <math.h>
 #include <unistd.h>
 
 #define LISTEN_DEFAULT "127.0.0.1:7420"
@@ -62,6 +63,19 @@ static int serve(struct args *a)
     return code;
 }
 
+/* As --set reads it: whole numbers without an exponent, sizes with the largest suffix that is exact. */
+static void number_text(char out[32], double v, bool bytes)
+{
+    static const char suffix[] = "gmk";
+    double unit = 1024.0 * 1024.0 * 1024.0;
+    for (size_t i = 0; bytes && suffix[i]; i++, unit /= 1024.0)
+        if (v >= unit && fmod(v, unit) == 0 && v / unit < 1e5) {
+            (void)snprintf(out, 32, "%.0f%c", v / unit, suffix[i]);
+            return;
+        }
+    (void)snprintf(out, 32, v == floor(v) && fabs(v) < 1e15 ? "%.0f" : "%.10g", v);
+}
+
 static void settings_help(FILE *to)
 {
     struct cairn_config *c;
@@ -70,9 +84,13 @@ static void settings_help(FILE *to)
     fputs("\nSettings, for --config and --set (sizes take k, m, g):\n", to);
     for (size_t i = 0; i < cairn_config_count(c); i++) {
         const struct cairn_conf *row = cairn_config_at(c, i, NULL);
-        char range[64];
-        snprintf(range, sizeof range, "%.10g  (%.10g .. %.10g)", row->def, row->min, row->max);
-        fprintf(to, "  %-34s %s%s\n      %s\n", row->key, range, row->live ? ", live" : "", row->help);
+        bool bytes = strstr(row->key, "bytes") != NULL;
+        char def[32], min[32], max[32];
+        number_text(def, row->def, bytes);
+        number_text(min, row->min, bytes);
+        number_text(max, row->max, bytes);
+        fprintf(to, "  %-34s %s  (%s .. %s)%s\n      %s\n", row->key, def, min, max,
+                row->live ? ", live" : "", row->help);
     }
     cairn_config_free(c);
 }
