@@ -649,7 +649,7 @@ static enum cairn_err place_file(const struct adding *a, const char *from, const
         char *real = realpath(from, NULL);
         err = !real || symlink(real, to) != 0 ? cairn_fail_errno(why, errno, "link %s to %s", to, from)
                                               : CAIRN_OK;
-        free(real); /* NOLINT: realpath's own */
+        free(real); /* realpath's own */
     }
     cairn_free(to);
     return err;

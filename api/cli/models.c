@@ -194,7 +194,7 @@ static void print_tensors(json_t *tensors)
         table_cell(t, "%s", j_text(v, "type"));
         table_cell(t, "%s", text ? text : "");
         table_cell(t, "%" PRIu64, j_whole(v, "bytes") ? j_whole(v, "bytes") : j_whole(v, "n_bytes"));
-        free(text);
+        free(text); /* jansson's own */
     }
     table_print_free(t);
 }
