@@ -332,7 +332,7 @@ enum cairn_err lab_call(struct bench_service *b, const struct options *o, const 
     json_decref(params);
     enum cairn_err err = dumped ? api_json_to_msgpack(dumped, strlen(dumped), &packed, why)
                                 : cairn_fail(why, CAIRN_ENOMEM, "parameters of %s", method);
-    free(dumped); /* the library's memory */
+    free(dumped); /* jansson's */
     if (!err)
         err = service_call(b->s, &me, method, packed.bytes, packed.len, events ? &sink : NULL, &run_stop,
                            &answer, why);
@@ -438,6 +438,6 @@ int print_json(const struct options *o, json_t *v)
     if (!text)
         return tell(o, FAILED, "out of memory");
     puts(text);
-    free(text);
+    free(text); /* jansson's */
     return finish_output(o);
 }

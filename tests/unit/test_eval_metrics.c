@@ -136,7 +136,7 @@ static void recall_is_not_capped_and_precision_divides_by_k(void **state)
     struct eval_qrels q = {0};
     struct eval_run r = {0};
     for (int i = 0; i < 4; i++) {
-        char doc[8];
+        char doc[16];
         snprintf(doc, sizeof doc, "d%d", i);
         CHECK_OK(eval_qrels_add(&q, "1", doc, i + 1, &why));
     }
