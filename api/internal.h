@@ -177,6 +177,7 @@ struct prepared { /* a parsed document with its vectors; OWNED */
 };
 struct put_totals {
     uint64_t generation, put, passages, embedded;
+    bool refused; /* the last batch failed for what one of its documents is, not for the state of the store */
 };
 void prepared_free(struct prepared *d);
 enum cairn_err prepared_check_id(struct cairn_str id, struct cairn_why *why);

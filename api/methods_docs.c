@@ -435,6 +435,7 @@ enum cairn_err put_batch(struct call *c, const char *collection, const struct co
     struct store_batch *b = NULL;
     struct collection_info info;
     struct encoder *e;
+    t->refused = false;
     enum cairn_err err = store_view_begin(&v, c->s->store, why);
     if (err)
         return err;
@@ -492,8 +493,10 @@ enum cairn_err put_batch(struct call *c, const char *collection, const struct co
         }
         store_view_end(v);
     }
-    for (size_t i = 0; i < n && !err; i++)
+    for (size_t i = 0; i < n && !err; i++) {
         err = put_one(b, collection, docs[i], dim, why);
+        t->refused = err == CAIRN_EINVAL || err == CAIRN_EFULL;
+    }
     if (err) {
         store_batch_abort(b);
         return err;
@@ -802,12 +805,11 @@ enum cairn_err m_doc_delete(struct call *c)
             deleted++;
         }
     }
+    generation = v ? store_view_generation(v) : 0; /* when there is nothing to delete */
     store_view_end(v);
     if (!err && deleted > 0) {
         err = store_batch_commit(b, &generation, c->why);
         b = NULL;
-    } else if (!err) {
-        generation = info.generation;
     }
     if (b)
         store_batch_abort(b);

@@ -115,11 +115,11 @@ static enum cairn_err flush(struct sync *y, struct cairn_why *why)
     if (!y->n_batch)
         return CAIRN_OK;
     enum cairn_err err = put_batch(y->c, y->collection, want, y->batch, y->n_batch, &y->totals, why);
-    if (err == CAIRN_EINVAL) { /* one document the store will not take must not cost the others */
+    if (y->totals.refused) { /* one document the store will not take must not cost the others */
         err = CAIRN_OK;
         for (size_t i = 0; i < y->n_batch && !err; i++) {
             err = put_batch(y->c, y->collection, want, &y->batch[i], 1, &y->totals, why);
-            if (err == CAIRN_EINVAL)
+            if (y->totals.refused)
                 err = fail_file(y, y->batch[i]->id, why ? why->text : "refused by the store", why);
             else if (!err)
                 y->exists = true, want = NULL;

@@ -447,7 +447,7 @@ static void a_put_without_principals_keeps_the_acl(void **state)
 static void sync_makes_the_collection_what_the_directory_is(void **state)
 {
     UNUSED_STATE(state);
-    static const char *const small[] = {"api.sync_batch_documents=2", NULL};
+    static const char *const small[] = {"api.sync_batch_documents=2", "index.document_bytes_max=2000", NULL};
     struct fix f = fix_open(small);
     char *src = test_tmpdir(), params[512], sub[300];
     snprintf(sub, sizeof sub, "%s/secret", src);
@@ -501,6 +501,26 @@ static void sync_makes_the_collection_what_the_directory_is(void **state)
     j = fix_call(f.s, "search", "{\"collection\":\"port\",\"query\":\"harbour noon\"}");
     CHECK_U64_EQ(j_len(j, "hits"), 1);
     json_decref(j);
+    /* more than the store takes: named, and the others go on */
+    char *long_text = cairn_calloc(1, 3001);
+    CHECK(long_text);
+    memset(long_text, 'x', 3000);
+    for (size_t i = 7; i < 3000; i += 8)
+        long_text[i] = ' ';
+    put_file(src, "long.txt", long_text, 3000);
+    put_file(src, "next.txt", "The next file is small.\n", 24);
+    j = fix_call(f.s, "doc.sync", params);
+    CHECK_I64_EQ(j_int(j, "put"), 1);
+    CHECK_I64_EQ(j_int(j, "n_failed"), 2);
+    json_decref(j);
+    for (int i = 0; i < 2; i++) {
+        snprintf(gone, sizeof gone, "%s/%s", src, i ? "next.txt" : "long.txt");
+        CHECK(unlink(gone) == 0);
+    }
+    j = fix_call(f.s, "doc.sync", params);
+    CHECK_I64_EQ(j_int(j, "deleted"), 1);
+    json_decref(j);
+    cairn_free(long_text);
     /* a document whose file is there, but cannot be read as one now, is kept and named */
     put_file(src, "a.md", "", 0);
     put_file(src, "secret/c.txt", "\0\1\2\3", 4);
