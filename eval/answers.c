@@ -706,7 +706,7 @@ static enum cairn_err one_question(struct state *x, const char *collection, cons
         char *line = json_dumps(record, JSON_COMPACT | JSON_REAL_PRECISION(6));
         if (!line || !cairn_buf_puts(&x->records, line) || !cairn_buf_puts(&x->records, "\n"))
             err = cairn_fail(why, CAIRN_ENOMEM, "records");
-        free(line); /* getline's own */
+        free(line); /* jansson's own */
     }
     json_decref(record);
     json_decref(a);
