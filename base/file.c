@@ -204,31 +204,28 @@ enum cairn_err cairn_workdir_open(struct cairn_workdir *w, const char *prefix, s
 {
     *w = (struct cairn_workdir){.lock = -1};
     char *dir = cairn_strdup(prefix), *path = cairn_asprintf("%s" WORKDIR_MARK "%ld", prefix, (long)getpid());
-    enum cairn_err err = dir && path ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "%s", prefix);
-    bool made = false;
-    if (!err) {
-        char *slash = strrchr(dir, '/');
-        const char *base = slash ? prefix + (slash - dir) + 1 : prefix;
-        if (slash)
-            slash[slash == dir ? 1 : 0] = '\0';
-        remove_stale(slash ? dir : ".", base);
-        made = mkdir(path, 0700) == 0;
-        if (!made)
-            err = cairn_fail_errno(why, errno, "%s", path);
+    if (!dir || !path) {
+        cairn_free(dir);
+        cairn_free(path);
+        return cairn_fail(why, CAIRN_ENOMEM, "%s", prefix);
     }
-    if (!err) {
-        w->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (w->lock < 0 || flock(w->lock, LOCK_EX | LOCK_NB) != 0)
-            err = cairn_fail_errno(why, errno, "lock of %s", path);
-    }
+    char *slash = strrchr(dir, '/');
+    const char *base = slash ? prefix + (slash - dir) + 1 : prefix;
+    if (slash)
+        slash[slash == dir ? 1 : 0] = '\0';
+    remove_stale(slash ? dir : ".", base);
     cairn_free(dir);
-    w->path = path;
-    if (err) {
-        if (made)
-            cairn_workdir_close(w, false);
-        cairn_free(w->path);
-        w->path = NULL;
+    if (mkdir(path, 0700) != 0) {
+        enum cairn_err err = cairn_fail_errno(why, errno, "%s", path);
+        cairn_free(path);
+        return err;
     }
+    w->path = path;
+    w->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (w->lock >= 0 && flock(w->lock, LOCK_EX | LOCK_NB) == 0)
+        return CAIRN_OK;
+    enum cairn_err err = cairn_fail_errno(why, errno, "lock of %s", path);
+    cairn_workdir_close(w, false);
     return err;
 }
 
