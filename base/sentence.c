@@ -91,6 +91,15 @@ static size_t skip_citations(struct cairn_str t, size_t i)
     }
 }
 
+/* "Site | Street | Lead": a table row without a border. */
+static bool table_row(struct cairn_str t, size_t i)
+{
+    for (; i + 2 < t.len && t.p[i] != '\n'; i++)
+        if (memcmp(t.p + i, " | ", 3) == 0)
+            return true;
+    return false;
+}
+
 /* A line that stands alone: heading, table row, list item, quote, fence. */
 static bool structural_line(struct cairn_str t, size_t i)
 {
@@ -109,7 +118,9 @@ static bool structural_line(struct cairn_str t, size_t i)
     size_t d = i;
     while (d < t.len && d - i < 4 && is_digit(t.p[d]))
         d++;
-    return d > i && d + 1 < t.len && (t.p[d] == '.' || t.p[d] == ')') && t.p[d + 1] == ' ';
+    if (d > i && d + 1 < t.len && (t.p[d] == '.' || t.p[d] == ')') && t.p[d + 1] == ' ')
+        return true;
+    return table_row(t, i);
 }
 
 /* Whole-line items end at their newline; a list item may run on. */
@@ -117,7 +128,7 @@ static bool closed_line(struct cairn_str t, size_t line)
 {
     while (line < t.len && (t.p[line] == ' ' || t.p[line] == '\t'))
         line++;
-    return line < t.len && (t.p[line] == '#' || t.p[line] == '|');
+    return line < t.len && (t.p[line] == '#' || t.p[line] == '|' || table_row(t, line));
 }
 
 /* Does the period at i end a sentence that started at `start`? `after` is past closers and citations. */

@@ -264,6 +264,9 @@ struct work {
     bool checking;
     size_t emitted; /* bytes of text sent as deltas */
     bool cancelled;
+    struct extract_list list; /* candidate sentences for the question */
+    bool scored;
+    float aligned[GF_N]; /* the question against the sources */
     int64_t start_us;
 };
 
@@ -364,6 +367,30 @@ static void give_sequence(struct generator *g, const struct prompt *p, struct de
     decoder_seq_close(seq);
 }
 
+/* The checker over the first n sources, the first of them cut to first_len bytes. */
+static enum cairn_err open_grounding(struct work *w, size_t n, size_t first_len, struct cairn_str question,
+                                     struct cairn_why *why)
+{
+    struct ground_source s[GROUND_SOURCES_MAX];
+    for (size_t i = 0; i < n; i++) {
+        const struct answer_source *a = &w->q->sources[i];
+        size_t len = i == 0 && first_len < a->text.len ? first_len : a->text.len;
+        len = len < GROUND_SOURCE_BYTES_MAX ? len : GROUND_SOURCE_BYTES_MAX;
+        s[i] = (struct ground_source){
+            .text = {a->text.p, cairn_utf8_floor(a->text.p, len)},
+              .vector = a->vector
+        };
+    }
+    grounding_close(w->grounding);
+    w->grounding = NULL;
+    const struct ground_opts o = {.embedder = w->g->embedder,
+                                  .embed_baseline = w->g->baseline,
+                                  .language = w->q->language,
+                                  .question = question,
+                                  .support_min = (float)conf(w->g, "grounding.support_min")};
+    return grounding_open(&w->grounding, s, n, &o, why);
+}
+
 static enum cairn_err generate(struct work *w, struct cairn_why *why)
 {
     struct generator *g = w->g;
@@ -387,6 +414,14 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
     enum cairn_err err = prompt_build(&p, t, decoder_template(g->decoder), q, &limits, why);
     if (err)
         return err;
+    /* what the model does not see is no evidence for what it writes */
+    err = open_grounding(w, p.sources_used, p.first_len, q->question, why);
+    if (!err)
+        err = checker_start(&w->checker, w->grounding, w->stream.text, why);
+    if (err) {
+        prompt_release(&p);
+        return err;
+    }
     a->prompt_us += cairn_now_us() - t0;
     a->prompt_tokens = (uint32_t)p.n;
     a->sources_used = (uint32_t)p.sources_used;
@@ -479,20 +514,32 @@ done:
     return err;
 }
 
+/* The sources' sentences, ordered by how well they answer; once per answer. */
+static enum cairn_err candidates(struct work *w, struct cairn_why *why)
+{
+    if (w->scored)
+        return CAIRN_OK;
+    enum cairn_err err = grounding_align(w->grounding, w->q->question, w->aligned, why);
+    if (!err)
+        err = extract_score(w->grounding, w->q, w->g->reranker, w->g->embedder, &w->list, w->stop, why);
+    w->scored = !err;
+    return err;
+}
+
 static enum cairn_err extract(struct work *w, size_t n_sources, struct cairn_why *why)
 {
     struct extract_pick picks[8];
-    size_t n = 0, max = (size_t)conf(w->g, "generator.extract_sentences_max");
-    float f[GF_N];
+    size_t max = (size_t)conf(w->g, "generator.extract_sentences_max");
     w->a->sources_used = (uint32_t)n_sources;
     w->a->sources_dropped = (uint32_t)(w->q->n_sources - n_sources);
     w->a->prompt_hash = cairn_hash_bytes(w->q->question.p, w->q->question.len);
     int64_t t0 = cairn_now_us();
-    enum cairn_err err = grounding_align(w->grounding, w->q->question, f, why);
-    if (!err)
-        err =
-            extract_pick_sentences(w->grounding, w->q, w->g->reranker, w->g->embedder, max < 8 ? max : 8,
-                                   (float)conf(w->g, "generator.extract_share_min"), picks, &n, w->stop, why);
+    enum cairn_err err = candidates(w, why);
+    if (err)
+        return err;
+    size_t n = extract_choose(&w->list, w->q, max < 8 ? max : 8,
+                              (float)conf(w->g, "generator.extract_share_min"), picks);
+    err = checker_start(&w->checker, w->grounding, w->stream.text, why);
     if (err)
         return err;
     w->a->decode_us = cairn_now_us() - t0;
@@ -620,12 +667,12 @@ float relevance_chance(float rerank, const float f[GF_N])
 static enum cairn_err relevance(struct work *w, size_t n_sources, float *chance, struct cairn_why *why)
 {
     const struct answer_request *q = w->q;
-    float best = NAN, f[GF_N];
-    for (size_t i = 0; i < q->n_sources; i++)
-        if (!isnan(q->sources[i].rerank) && !(best >= q->sources[i].rerank))
-            best = q->sources[i].rerank;
-    enum cairn_err err = CAIRN_OK;
-    if (isnan(best) && w->g->reranker) {
+    enum cairn_err err = candidates(w, why);
+    if (err)
+        return err;
+    struct evidence e;
+    err = evidence_of(q, n_sources, &w->list, &e, why);
+    if (!err && isnan(e.rerank) && w->g->reranker) {
         struct cairn_str texts[RELEVANCE_SOURCES_MAX];
         float logits[RELEVANCE_SOURCES_MAX];
         size_t n = n_sources < RELEVANCE_SOURCES_MAX ? n_sources : RELEVANCE_SOURCES_MAX;
@@ -633,36 +680,20 @@ static enum cairn_err relevance(struct work *w, size_t n_sources, float *chance,
             texts[i] = q->sources[i].text;
         err = encoder_score_pairs(w->g->reranker, q->question, texts, n, logits, w->stop, why);
         for (size_t i = 0; i < n && !err; i++)
-            if (!(best >= logits[i]))
-                best = logits[i];
+            if (!(e.rerank >= logits[i]))
+                e.rerank = logits[i];
     }
-    if (!err)
-        err = grounding_align(w->grounding, q->question, f, why);
-    if (!err)
-        *chance = relevance_chance(best, f);
-    return err;
-}
-
-static enum cairn_err open_grounding(struct work *w, size_t n, struct cairn_str question,
-                                     struct cairn_why *why)
-{
-    struct ground_source s[GROUND_SOURCES_MAX];
-    for (size_t i = 0; i < n; i++) {
-        const struct answer_source *a = &w->q->sources[i];
-        size_t len = a->text.len < GROUND_SOURCE_BYTES_MAX ? a->text.len : GROUND_SOURCE_BYTES_MAX;
-        s[i] = (struct ground_source){
-            .text = {a->text.p, cairn_utf8_floor(a->text.p, len)},
-              .vector = a->vector
-        };
-    }
-    grounding_close(w->grounding);
-    w->grounding = NULL;
-    const struct ground_opts o = {.embedder = w->g->embedder,
-                                  .embed_baseline = w->g->baseline,
-                                  .language = w->q->language,
-                                  .question = question,
-                                  .support_min = (float)conf(w->g, "grounding.support_min")};
-    return grounding_open(&w->grounding, s, n, &o, why);
+    if (err)
+        return err;
+    float dense = NAN;
+    for (size_t i = 0; i < q->n_sources; i++)
+        if (!isnan(q->sources[i].dense) && !(dense >= q->sources[i].dense))
+            dense = q->sources[i].dense;
+    if (!isnan(dense) && w->g->embedder)
+        e.dense = (dense - w->g->baseline) / (1 - w->g->baseline);
+    *chance =
+        isnan(e.rerank) || isnan(e.sentence) ? relevance_chance(e.rerank, w->aligned) : evidence_chance(&e);
+    return CAIRN_OK;
 }
 
 enum cairn_err generator_answer(struct generator *g, const struct answer_request *q, struct answer *out,
@@ -700,7 +731,7 @@ enum cairn_err generator_answer(struct generator *g, const struct answer_request
         return refuse(out, REFUSAL_NO_PASSAGES, why);
     size_t n = (size_t)conf(g, "generator.sources_max");
     n = n < q->n_sources ? n : q->n_sources;
-    enum cairn_err err = open_grounding(&w, n, (struct cairn_str){0}, why);
+    enum cairn_err err = open_grounding(&w, n, SIZE_MAX, (struct cairn_str){0}, why);
     if (err)
         goto done;
     float floor = (float)conf(g, "generator.relevance_min"), chance = 1;
@@ -718,14 +749,8 @@ enum cairn_err generator_answer(struct generator *g, const struct answer_request
     err = stream_init(&w.stream, q->stop, q->n_stop, why);
     if (err)
         goto done;
-    if (mode == ANSWER_GENERATE)
-        err = open_grounding(&w, n, q->question, why);
-    if (!err)
-        out->prompt_us = cairn_now_us() - w.start_us;
-    if (!err)
-        err = checker_start(&w.checker, w.grounding, w.stream.text, why);
-    if (!err)
-        err = mode == ANSWER_GENERATE ? generate(&w, why) : extract(&w, n, why);
+    out->prompt_us = cairn_now_us() - w.start_us;
+    err = mode == ANSWER_GENERATE ? generate(&w, why) : extract(&w, n, why);
     if (!err)
         err = finish(&w, why);
 done:

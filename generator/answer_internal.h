@@ -8,18 +8,52 @@
  * grounding_align of the question). */
 float relevance_chance(float rerank, const float f[GF_N]);
 
-/* A source sentence chosen as (part of) an answer. */
+/* What a question asks for, by its question words. */
+enum asked { ASKED_ANY, ASKED_NUMBER, ASKED_MONEY, ASKED_PERCENT, ASKED_DATE, ASKED_DURATION, ASKED_PERSON };
+enum asked question_asks(struct cairn_str question);
+/* Does the text have a value of this kind that the question does not already have? True for ASKED_ANY. */
+bool answer_has(enum asked kind, struct cairn_str text, struct cairn_str question);
+
+#define EXTRACT_CANDIDATES_MAX 24u
+/* A source sentence that may be (part of) an answer. */
 struct extract_pick {
     uint32_t source;
     size_t start, end;
-    float score;
+    float score; /* 0..1 with a model */
+    float cover; /* share of the question's words */
+    float logit; /* the pair model's, NaN without one */
+    bool typed;  /* has what the question asks for */
+    bool row;    /* of a table */
 };
-/* The best sentences of g's sources for the question, best first; g was aligned with the question. reranker
- * and embedder may be NULL. */
-CAIRN_MUST_USE enum cairn_err extract_pick_sentences(struct grounding *g, const struct answer_request *q,
-                                                     struct encoder *reranker, struct encoder *embedder,
-                                                     size_t max, float share_min, struct extract_pick *out,
-                                                     size_t *n, const struct cairn_stop *stop,
-                                                     struct cairn_why *why);
+struct extract_list {
+    enum asked asks;
+    struct extract_pick c[EXTRACT_CANDIDATES_MAX]; /* best first */
+    size_t n;
+};
+/* Candidates of g's sources for the question; g was aligned with it. reranker and embedder may be NULL. */
+CAIRN_MUST_USE enum cairn_err extract_score(struct grounding *g, const struct answer_request *q,
+                                            struct encoder *reranker, struct encoder *embedder,
+                                            struct extract_list *l, const struct cairn_stop *stop,
+                                            struct cairn_why *why);
+/* The best one, and up to max - 1 more whose score is a share of its score; no sentence twice. */
+size_t extract_choose(const struct extract_list *l, const struct answer_request *q, size_t max,
+                      float share_min, struct extract_pick *out);
+
+/* What is known of question and sources before anything is written. */
+struct evidence {
+    float rerank;   /* pair model on the best passage, NaN: unknown */
+    float sentence; /* on the best sentence, NaN: unknown */
+    float typed;    /* 1: that sentence has a value of the kind asked for */
+    float cover;    /* share of the question's words in it */
+    float lacks;    /* names, numbers and versions of the question that its passage lacks: 1 - exp(-n) */
+    float nowhere;  /* those that no source has */
+    float plain;    /* share of the other words that the passage lacks */
+    float dense;    /* best cosine of a source, 0 at that of unrelated texts, 1 for the same; NaN: unknown */
+};
+CAIRN_MUST_USE enum cairn_err evidence_of(const struct answer_request *q, size_t n_sources,
+                                          const struct extract_list *l, struct evidence *out,
+                                          struct cairn_why *why);
+/* Chance that the sources hold the answer; needs a pair model's logits. Same scale as relevance_chance. */
+float evidence_chance(const struct evidence *e);
 
 #endif

@@ -32,6 +32,12 @@
 #define SWAPPED_SENTENCES_MAX 2u /* a word that stands in more places distinguishes nothing */
 #define SWAPPED_COVER_MIN 0.5f   /* below, the other sentence speaks of something else */
 #define POLARITY_COVER_MIN 0.5f  /* below, the best sentence need not speak of the same thing */
+#define EDIT_COVER_MIN 0.4f
+#define EDIT_MIN                                                                                             \
+    0.5f /* a source sentence that the claim repeats to this share: a changed word is a contradiction */
+#define FRAGMENT_SLOTS_MAX 2u
+#define FRAGMENT_NEAR 2u            /* sentences on either side */
+#define FRAGMENT_QUESTION_MIN 0.34f /* share of the question's words */
 
 enum { W_CONTENT = 1, W_CAP = 2, W_ACRONYM = 4, W_DIGIT = 8, W_CLAUSE_END = 16 };
 enum { SCOPE_NEGATED = 1, SCOPE_ALL = 2, SCOPE_SOME = 4, SCOPE_MUST = 8, SCOPE_MAY = 16, SCOPE_UNSURE = 32 };
@@ -110,6 +116,7 @@ struct grounding {
     float *vectors, *scratch;
     size_t n_vectors, cap_vectors;
     uint64_t question_keys[QUESTION_WORDS_MAX];
+    bool question_content[QUESTION_WORDS_MAX];
     size_t n_question;
     char *question;
     struct typed question_typed[CLAIM_TYPED_MAX];
@@ -536,6 +543,7 @@ static enum cairn_err read_question(struct grounding *g, struct cairn_str q, str
     for (size_t i = 0; i < n && g->n_question < QUESTION_WORDS_MAX; i++) {
         struct gword x;
         fill_word(&x, &w[i], q, 0);
+        g->question_content[g->n_question] = (x.flags & W_CONTENT) != 0;
         g->question_keys[g->n_question++] = x.key;
     }
     g->question = cairn_strndup(q.p, q.len);
@@ -1090,6 +1098,7 @@ struct finding { /* what one set of sources says about the claim */
     struct ground_flag flags[GROUND_FLAGS_MAX];
     size_t n_flags;
     float contradiction;
+    float edit; /* share of the words of a near-best evidence sentence that the claim has too */
 };
 
 static void flag(struct finding *d, const char *kind, size_t start, size_t end, bool contradiction)
@@ -1254,6 +1263,29 @@ static bool swapped(const struct grounding *g, uint64_t mask, const struct set *
     return any;
 }
 
+/* Does y stand among w0..w1 where word i stands in the claim: beside the same content word, not just
+ * somewhere in a sentence that speaks of much? */
+static bool same_place(const struct claim *c, size_t i, const struct gword *w0, const struct gword *y,
+                       const struct gword *w1)
+{
+    for (int side = -1; side <= 1; side += 2) {
+        const struct gword *a = NULL, *b = NULL;
+        for (size_t k = i; side < 0 ? k-- > 0 : ++k < c->n_words;)
+            if (c->words[k].flags & W_CONTENT) {
+                a = &c->words[k];
+                break;
+            }
+        for (const struct gword *z = y; side < 0 ? z-- > w0 : ++z < w1;)
+            if (z->flags & W_CONTENT) {
+                b = z;
+                break;
+            }
+        if (a && b && a->key == b->key)
+            return true;
+    }
+    return false;
+}
+
 struct polarity {
     int negation, quantity, direction; /* word of the claim + 1, or 0 */
 };
@@ -1303,7 +1335,7 @@ static struct polarity compare_polarity(struct grounding *g, uint32_t lo, uint32
             const struct gword *y_other = NULL;
             for (const struct gword *y = w0; y < w1; y++) {
                 mine = mine || y->key == key;
-                if (y->id == other_id) {
+                if (y->id == other_id && same_place(c, i, w0, y, w1)) {
                     theirs = true;
                     y_other = y;
                 }
@@ -1316,6 +1348,24 @@ static struct polarity compare_polarity(struct grounding *g, uint32_t lo, uint32
         }
     }
     return r;
+}
+
+/* How much of a source sentence the claim repeats. Close to 1 the claim is that sentence, perhaps with a word
+ * changed; far below, the two may differ in a word because they say different things. */
+static float repeated(const struct grounding *g, uint32_t sent)
+{
+    const struct claim *c = &g->c;
+    size_t n = 0, both = 0;
+    for (uint32_t w = g->sents[sent].w0; w < g->sents[sent].w1; w++) {
+        if (!(g->words[w].flags & W_CONTENT))
+            continue;
+        bool in = false;
+        for (size_t i = 0; i < c->n_words && !in; i++)
+            in = c->words[i].id == g->words[w].id;
+        n++;
+        both += in;
+    }
+    return n ? (float)both / (float)n : 0;
 }
 
 static void find(struct grounding *g, struct cairn_str text, size_t start, size_t end, uint64_t mask,
@@ -1520,6 +1570,12 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
             d->contradiction = fmaxf(d->contradiction, 0.2f + 0.6f * best1);
         }
     }
+    unsigned compared = 0;
+    for (uint32_t s = 0; s < g->n_sents && compared < 2 * CANDIDATES_MAX; s++)
+        if (in_range(g, s, mask) && g->cover[s] >= EDIT_COVER_MIN) {
+            d->edit = fmaxf(d->edit, repeated(g, s));
+            compared++;
+        }
     /* binding: values and names that the sources have, but never together */
     size_t slots[32], n_anchors = 0, n_typed_anchors = 0;
     size_t spans[32];
@@ -1679,6 +1735,37 @@ float grounding_combine(const float f[GF_N], bool with_cosine)
     return 1 / (1 + expf(-z));
 }
 
+/* "32" stands somewhere in most sources. A claim of one or two words or values is an answer only where the
+ * question's words stand too: near the place, or (at half weight) elsewhere in that source. */
+static bool fragment_answers(const struct grounding *g, const struct finding *d)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < g->n_question; i++)
+        n += g->question_content[i];
+    if (!n || d->lo == NONE)
+        return n == 0;
+    const struct gsource *src = &g->sources[g->sents[d->lo].source];
+    float best = 0, all = g->cover[d->lo];
+    for (uint32_t s = src->s0; s < src->s1; s++) {
+        if (g->cover[s] + 1e-6f < all)
+            continue;
+        uint32_t lo = s > src->s0 + FRAGMENT_NEAR ? s - FRAGMENT_NEAR : src->s0;
+        uint32_t hi = s + FRAGMENT_NEAR < src->s1 ? s + FRAGMENT_NEAR : src->s1 - 1;
+        float sum = 0;
+        for (size_t i = 0; i < g->n_question; i++) {
+            if (!g->question_content[i])
+                continue;
+            float v = 0;
+            for (uint32_t w = src->w0; w < src->w1 && v < 1; w++)
+                if (g->words[w].key == g->question_keys[i])
+                    v = w >= g->sents[lo].w0 && w < g->sents[hi].w1 ? 1 : 0.5f;
+            sum += v;
+        }
+        best = fmaxf(best, sum / (float)n);
+    }
+    return best >= FRAGMENT_QUESTION_MIN;
+}
+
 /* What a proof has decided stands above the sum. */
 static float judge(const struct grounding *g, const struct finding *d, bool with_cosine)
 {
@@ -1687,11 +1774,13 @@ static float judge(const struct grounding *g, const struct finding *d, bool with
         return fminf(p, 0.3f);
     if (d->f[GF_NUM] > 0 || d->f[GF_QUOTE] > 0)
         return fminf(p, PROOF_ABSENT_MAX);
+    if (g->n_question && g->c.n_slots <= FRAGMENT_SLOTS_MAX && !fragment_answers(g, d))
+        return fminf(p, PROOF_ABSENT_MAX);
     if (d->verbatim)
         return 0.99f;
     bool opposed = d->f[GF_POLARITY] > 0 || d->f[GF_QUANT] > 0 || d->f[GF_DIRECTION] > 0;
     bool displaced = d->f[GF_CONFLICT] > 0 && d->f[GF_COV1] >= 0.6f;
-    if (opposed || displaced || d->f[GF_SWAPPED] > 0)
+    if ((opposed || displaced || d->f[GF_SWAPPED] > 0) && d->edit >= EDIT_MIN)
         return fminf(p, PROOF_CONTRADICTED_MAX);
     return p;
 }

@@ -25,14 +25,43 @@ static bool heading_like(const char *p, size_t n)
     return false;
 }
 
+/* Code points that a reader does not see: zero width, direction marks, tags. Text for the model alone. */
+static bool invisible(uint32_t c)
+{
+    return (c >= 0x200B && c <= 0x200F) || (c >= 0x202A && c <= 0x202E) || (c >= 0x2060 && c <= 0x2069) ||
+           c == 0xFEFF || (c >= 0xE0000 && c <= 0xE007F);
+}
+static bool put_visible(struct cairn_buf *b, const char *p, size_t n)
+{
+    size_t from = 0, i = 0;
+    while (i < n) {
+        if ((unsigned char)p[i] < 0x80) {
+            i++;
+            continue;
+        }
+        uint32_t c = 0;
+        size_t len = cairn_utf8_next(p + i, n - i, &c);
+        if (!len)
+            len = 1;
+        else if (invisible(c)) {
+            if (!cairn_buf_put(b, p + from, i - from))
+                return false;
+            from = i + len;
+        }
+        i += len;
+    }
+    return cairn_buf_put(b, p + from, n - from);
+}
+
 static bool put_line(struct cairn_buf *b, struct cairn_str s)
 {
     size_t n = cairn_utf8_floor(s.p, s.len < HEADING_BYTES_MAX ? s.len : HEADING_BYTES_MAX);
-    for (size_t i = 0; i < n; i++) {
-        char c = s.p[i] == '\n' || s.p[i] == '\r' ? ' ' : s.p[i];
-        if (!cairn_buf_put(b, &c, 1))
-            return false;
-    }
+    size_t from = b->len;
+    if (!put_visible(b, s.p, n))
+        return false;
+    for (size_t i = from; i < b->len; i++)
+        if (b->bytes[i] == '\n' || b->bytes[i] == '\r')
+            b->bytes[i] = ' ';
     return true;
 }
 
@@ -42,17 +71,21 @@ bool prompt_source(struct cairn_buf *b, const struct answer_source *s, size_t nu
     if (s->path.len && s->title.len)
         ok = ok && cairn_buf_puts(b, " - ");
     ok = ok && put_line(b, s->path) && cairn_buf_puts(b, "\n");
+    struct cairn_buf shown;
+    cairn_buf_init(&shown, PROMPT_BYTES_MAX);
+    ok = ok && put_visible(&shown, s->text.p, len);
     size_t i = 0;
-    while (ok && i < len) {
-        const char *nl = memchr(s->text.p + i, '\n', len - i);
-        size_t n = nl ? (size_t)(nl - (s->text.p + i)) + 1 : len - i, lead = 0;
-        while (lead < n && (s->text.p[i + lead] == ' ' || s->text.p[i + lead] == '\t'))
+    while (ok && i < shown.len) {
+        const char *p = shown.bytes + i, *nl = memchr(p, '\n', shown.len - i);
+        size_t n = nl ? (size_t)(nl - p) + 1 : shown.len - i, lead = 0;
+        while (lead < n && (p[lead] == ' ' || p[lead] == '\t'))
             lead++;
-        if (heading_like(s->text.p + i + lead, n - lead))
+        if (heading_like(p + lead, n - lead))
             ok = cairn_buf_puts(b, "| ");
-        ok = ok && cairn_buf_put(b, s->text.p + i, n);
+        ok = ok && cairn_buf_put(b, p, n);
         i += n;
     }
+    cairn_buf_release(&shown);
     return ok && cairn_buf_puts(b, "\n\n");
 }
 
@@ -154,6 +187,7 @@ enum cairn_err prompt_build(struct prompt *out, const struct tokenizer *t, enum 
         total += n;
         used++;
     }
+    out->first_len = cut_len;
     out->sources_used = used;
     out->sources_dropped = q->n_sources - used;
     struct cairn_buf b;

@@ -13,7 +13,8 @@ struct prompt {
     size_t n_fixed; /* the first ids are our own text and the template's, the same in every prompt of this
                        model */
     size_t sources_used, sources_dropped;
-    bool first_cut; /* the best source alone was too long and ends early */
+    bool first_cut;   /* the best source alone was too long and ends early */
+    size_t first_len; /* bytes of the first source that stand in the prompt */
 };
 /* Sources keep their rank as number, best first: [n] in an answer is then the n-th source of the request, and
  * dropping the lowest ranked leaves what is before it unchanged. Overflow: whole sources are dropped from the
@@ -24,7 +25,8 @@ CAIRN_MUST_USE enum cairn_err prompt_build(struct prompt *out, const struct toke
                                            const struct prompt_limits *limits, struct cairn_why *why);
 void prompt_release(struct prompt *p);
 /* The text of one source as it stands in the prompt: heading line, then the text, with lines that imitate our
- * own headings marked as quoted. len: how much of the source's text. */
+ * own headings marked as quoted and without code points that no reader sees. len: how much of the source's
+ * text. */
 bool prompt_source(struct cairn_buf *b, const struct answer_source *s, size_t number, size_t len);
 /* The user message. cut_len: bytes of the first source's text. */
 bool prompt_user(struct cairn_buf *b, const struct answer_request *q, size_t n_sources, size_t cut_len);
