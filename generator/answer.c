@@ -22,6 +22,7 @@
 #define CONTEXT_ROUND 512u
 #define RESERVE_TOKENS 192u /* template, system message and borders beside sources and question */
 #define RELEVANCE_SOURCES_MAX 4u
+#define QUOTE_LOGIT_MIN 3.0f /* of the pair model: a sentence worth quoting when writing failed */
 
 struct generator {
     struct decoder *decoder;
@@ -646,12 +647,80 @@ static enum cairn_err finish(struct work *w, struct cairn_why *why)
         a->citations_dropped += s->citations_dropped;
     }
     a->support_score = all > 0 ? (float)(good / all) : 1;
+    /* asked for a number or a date, and no supported sentence has any */
+    bool beside = w->a->mode == ANSWER_GENERATE && supported > 0 && a->refusal == REFUSAL_NONE;
+    enum asked asks = question_asks(w->q->question);
+    beside = beside && asks != ASKED_ANY && asks != ASKED_PERSON;
+    for (size_t i = 0; i < a->n_sentences && beside; i++)
+        beside = a->sentences[i].verdict != VERDICT_SUPPORTED ||
+                 !answer_has(ASKED_VALUE,
+                             (struct cairn_str){a->text + a->sentences[i].start,
+                                                a->sentences[i].end - a->sentences[i].start},
+                             w->q->question);
+    if (beside)
+        supported = 0;
     bool cut_short = strcmp(a->finish, "cancelled") == 0 || strcmp(a->finish, "deadline") == 0;
     if (!supported && !cut_short)
         return refuse(a, refused ? REFUSAL_MODEL : REFUSAL_UNSUPPORTED, why);
     if (w->q->drop_unsupported)
         drop_unsupported(a);
     return CAIRN_OK;
+}
+
+/* Is there a sentence that the pair model takes for an answer, of the kind asked for? */
+static bool quotable(const struct work *w)
+{
+    return w->scored && w->list.n && !w->cancelled && w->list.c[0].logit >= QUOTE_LOGIT_MIN &&
+           w->list.c[0].typed;
+}
+
+/* Mode auto wrote what no source carries: the answer is a quotation after all. What was sent of the first
+ * text stays with the caller; the quotation follows it as a delta, and its verdicts are in the answer. */
+static enum cairn_err quote_instead(struct work *w, size_t n_sources, struct cairn_why *why)
+{
+    struct answer *a = w->a;
+    checker_stop(&w->checker);
+    memset(&w->checker, 0, sizeof w->checker);
+    bool sent = w->emitted > 0;
+    stream_release(&w->stream);
+    w->emitted = 0;
+    enum cairn_err err = stream_init(&w->stream, w->q->stop, w->q->n_stop, why);
+    if (!err)
+        err = open_grounding(w, n_sources, SIZE_MAX, (struct cairn_str){0}, why);
+    if (err)
+        return err;
+    uint32_t prompt_tokens = a->prompt_tokens, completion_tokens = a->completion_tokens;
+    struct cairn_hash prompt_hash = a->prompt_hash;
+    int64_t prompt_us = a->prompt_us, prefill_us = a->prefill_us, first_token_us = a->first_token_us,
+            decode_us = a->decode_us;
+    answer_release(a);
+    a->mode = ANSWER_EXTRACT;
+    struct answer_request quiet = *w->q;
+    const struct answer_request *told = w->q;
+    quiet.on_event = NULL;
+    w->q = &quiet;
+    err = extract(w, n_sources, why);
+    if (!err)
+        err = finish(w, why);
+    w->q = told;
+    a->prompt_tokens = prompt_tokens;
+    a->completion_tokens = completion_tokens;
+    a->prompt_hash = prompt_hash;
+    a->prompt_us = prompt_us;
+    a->prefill_us = prefill_us;
+    a->first_token_us = first_token_us;
+    a->decode_us += decode_us;
+    if (!err && a->refusal == REFUSAL_NONE && told->on_event) {
+        const struct cairn_str parts[2] = {
+            cairn_str_of(sent ? "\n\n" : ""), {a->text, a->text_len}
+        };
+        for (size_t i = 0; i < 2; i++) {
+            struct answer_event e = {.kind = ANSWER_EVENT_DELTA, .delta = parts[i]};
+            if (parts[i].len && !told->on_event(told->ctx, &e))
+                break;
+        }
+    }
+    return err;
 }
 
 float relevance_chance(float rerank, const float f[GF_N])
@@ -753,6 +822,8 @@ enum cairn_err generator_answer(struct generator *g, const struct answer_request
     err = mode == ANSWER_GENERATE ? generate(&w, why) : extract(&w, n, why);
     if (!err)
         err = finish(&w, why);
+    if (!err && q->mode == ANSWER_AUTO && out->refusal == REFUSAL_UNSUPPORTED && quotable(&w))
+        err = quote_instead(&w, n, why);
 done:
     checker_stop(&w.checker);
     stream_release(&w.stream);

@@ -9,7 +9,16 @@
 float relevance_chance(float rerank, const float f[GF_N]);
 
 /* What a question asks for, by its question words. */
-enum asked { ASKED_ANY, ASKED_NUMBER, ASKED_MONEY, ASKED_PERCENT, ASKED_DATE, ASKED_DURATION, ASKED_PERSON };
+enum asked {
+    ASKED_ANY,
+    ASKED_NUMBER,
+    ASKED_MONEY,
+    ASKED_PERCENT,
+    ASKED_DATE,
+    ASKED_DURATION,
+    ASKED_PERSON,
+    ASKED_VALUE, /* any number, date or time: never asked, only looked for */
+};
 enum asked question_asks(struct cairn_str question);
 /* Does the text have a value of this kind that the question does not already have? True for ASKED_ANY. */
 bool answer_has(enum asked kind, struct cairn_str text, struct cairn_str question);

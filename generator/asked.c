@@ -62,6 +62,8 @@ enum asked question_asks(struct cairn_str question)
         return ASKED_PERCENT;
     if (says(w, many))
         return ASKED_NUMBER;
+    if (strstr(w, " how much of "))
+        return ASKED_ANY; /* "all of it" */
     if (says(w, asks_price) && says(w, money))
         return ASKED_MONEY;
     if (strstr(w, " how long "))
@@ -148,6 +150,8 @@ bool answer_has(enum asked kind, struct cairn_str text, struct cairn_str questio
             continue;
         bool number = t->kind == TYPED_NUMBER, time = t->kind == TYPED_TIME, date = t->kind == TYPED_DATE;
         switch (kind) {
+        case ASKED_VALUE:
+            return true;
         case ASKED_NUMBER:
             if (number && !(t->flags & TYPED_ORDINAL))
                 return true;
@@ -174,7 +178,8 @@ bool answer_has(enum asked kind, struct cairn_str text, struct cairn_str questio
             break;
         }
     }
-    if (kind == ASKED_DATE || kind == ASKED_DURATION) { /* days and months that make no date by themselves */
+    if (kind == ASKED_DATE || kind == ASKED_DURATION ||
+        kind == ASKED_VALUE) { /* days and months that make no date by themselves */
         static const char *const words[] = {
             "Monday",   "Tuesday",  "Wednesday", "Thursday",  "Friday", "Saturday", "Sunday",    "January",
             "February", "March",    "April",     "June",      "July",   "August",   "September", "October",

@@ -319,9 +319,81 @@ static void evidence_spans_are_bytes_of_the_source(void **state)
     grounding_close(g);
 }
 
+/* "32" stands somewhere in most texts: with a question, its words have to stand there too. */
+static void a_bare_value_needs_the_question_near_it(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    static const struct {
+        const char *question, *claim;
+        enum verdict verdict;
+    } rows[] = {
+        {"How many employees has the Hamburg office?",    "320",     S},
+        {"How many employees has the Hamburg office?",    "320 [3]", S},
+        {"How many bicycles were leased to the interns?", "320",     U},
+        {"How many litres does the tank hold?",           "40",      S},
+        {"How tall is the tower of the cathedral?",       "40",      U},
+        {"When did the old building close?",              "1998.",   S},
+        {"When did the director join the company?",       "1998.",   U},
+    };
+    struct ground_source s[N_SOURCES];
+    for (size_t i = 0; i < N_SOURCES; i++)
+        s[i] = (struct ground_source){.text = cairn_str_of(sources[i])};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct ground_opts o = {.question = cairn_str_of(rows[i].question)};
+        struct grounding *g = NULL;
+        struct ground_sentence r;
+        struct cairn_str t = cairn_str_of(rows[i].claim);
+        CHECK_OK(grounding_open(&g, s, N_SOURCES, &o, &why));
+        CHECK_OK(grounding_check(g, t, 0, t.len, &r, &why));
+        if (r.verdict != rows[i].verdict) {
+            print_error("\"%s\" to \"%s\": %s %.2f\n", rows[i].claim, rows[i].question,
+                        verdict_name(r.verdict), (double)r.score);
+            fail();
+        }
+        grounding_close(g);
+    }
+}
+
+/* An opposite word somewhere in a long sentence or row is no contradiction: it has to stand in the same
+ * place. */
+static void opposites_elsewhere_contradict_nothing(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    static const char contract[] = "# Hosting contract\n\nThe basic fee paid monthly to Dataharbor Nord is "
+                                   "EUR 46,300; power is metered and "
+                                   "invoiced annually at cost, and free credits end with the first "
+                                   "year.\n\nOperating costs rose in May.";
+    static const struct {
+        const char *claim;
+        enum verdict verdict;
+    } rows[] = {
+        {"The basic monthly fee paid to Dataharbor Nord is EUR 46,300.",   S},
+        {"The basic fee paid to Dataharbor Nord last year is EUR 46,300.", S},
+        {"The basic monthly fee paid to Dataharbor Nord is EUR 64,300.",   U},
+        {"Operating costs fell in May.",                                   U},
+    };
+    struct ground_source s = {.text = cairn_str_of(contract)};
+    struct grounding *g = NULL;
+    CHECK_OK(grounding_open(&g, &s, 1, NULL, &why));
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct ground_sentence r;
+        struct cairn_str t = cairn_str_of(rows[i].claim);
+        CHECK_OK(grounding_check(g, t, 0, t.len, &r, &why));
+        if (r.verdict != rows[i].verdict) {
+            print_error("\"%s\": %s %.2f\n", rows[i].claim, verdict_name(r.verdict), (double)r.score);
+            fail();
+        }
+    }
+    grounding_close(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(a_bare_value_needs_the_question_near_it),
+        TEST(opposites_elsewhere_contradict_nothing),
         TEST(numbers_must_be_in_a_source),
         TEST(dates_and_times_must_agree_in_any_format),
         TEST(names_identifiers_and_quotes_must_be_there),
