@@ -115,7 +115,7 @@ static enum cairn_err bench_put(struct bench *x, struct bench_service *b, const 
         json_t *docs = json_array(), *r = NULL;
         for (size_t i = 0; i < 128 && n < n_documents; i++, n++) {
             struct cairn_buf text;
-            char id[32];
+            char id[64];
             cairn_buf_init(&text, 0);
             snprintf(id, sizeof id, "%s/%06zu.txt", name, n);
             synthetic_text(&state, &text, 150 + lab_rand(&state) % 300);
