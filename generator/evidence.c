@@ -189,10 +189,11 @@ enum cairn_err evidence_of(const struct answer_request *q, size_t n_sources, con
     return CAIRN_OK;
 }
 
-/* Fitted with fixed signs on half of data/questions.jsonl as the retriever answers them, and on questions of
- * another subject; README has what it gives on the other half. A pair model's negative logit says little (a
+/* Fitted with fixed signs on data/questions.jsonl as the retriever answers them, and on questions of another
+ * subject; README has what a fit on one half gives on the other. A pair model's negative logit says little (a
  * question in other words has one too), so below 0 the embedder alone decides. Words that the passage lacks
- * count as far as the sentence looks like an answer: a near miss, not a paraphrase. */
+ * count as far as the sentence looks like an answer: a near miss, not a paraphrase. The constant makes
+ * generator.relevance_min mean the same here and in relevance_chance. */
 float evidence_chance(const struct evidence *e)
 {
     float near = fmaxf(e->rerank, 0) / 5, dense = e->dense;

@@ -13,14 +13,16 @@
 #define RANK_COST 0.02f  /* the retriever's order breaks ties */
 #define TYPE_LOGIT 1.5f  /* a sentence without a value of the kind asked for, in units of the pair model */
 #define COVER_LOGIT 1.0f /* all words of the question instead of none */
-#define TABLE_ROWS_MIN 2u
+#define SECOND_LOGIT                                                                                         \
+    0.75f /* a second sentence is quoted when the pair model likes it this much less at most */
 
 static float logistic(float x) { return 1 / (1 + expf(-x)); }
 
 static struct cairn_str trimmed(struct cairn_str t, size_t *start)
 {
     size_t i = 0;
-    while (i < t.len && strchr(" \t\r\n>*-+", t.p[i])) /* list and quote marks */
+    while (i < t.len && (strchr(" \t\r\n>", t.p[i]) || (strchr("*-+", t.p[i]) && i + 1 < t.len &&
+                                                        t.p[i + 1] == ' '))) /* list and quote marks */
         i++;
     size_t d = i;
     while (d < t.len && d - i < 3 && t.p[d] >= '0' && t.p[d] <= '9')
@@ -290,7 +292,8 @@ size_t extract_choose(const struct extract_list *l, const struct answer_request 
     size_t n = 0;
     for (size_t i = 0; i < l->n && n < max; i++) {
         const struct extract_pick *c = &l->c[i];
-        if (n && c->score < share_min * out[0].score)
+        if (n && (c->score < share_min * out[0].score ||
+                  (!isnan(c->logit) && c->logit < out[0].logit - SECOND_LOGIT)))
             break;
         bool twice = false; /* the same sentence in two sources */
         for (size_t k = 0; k < n; k++)
