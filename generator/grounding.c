@@ -601,6 +601,12 @@ enum cairn_err grounding_open(struct grounding **out, const struct ground_source
         err = cairn_fail(why, CAIRN_ENOMEM, "grounding checker for %zu sources", n);
         goto done;
     }
+    if (!grow(&g->words, &g->cap_words, 0, sizeof *g->words) || /* there even when no source has a word */
+        !grow(&g->sents, &g->cap_sents, 0, sizeof *g->sents) ||
+        !grow(&g->typed, &g->cap_typed, 0, sizeof *g->typed)) {
+        err = cairn_fail(why, CAIRN_ENOMEM, "grounding checker for %zu sources", n);
+        goto done;
+    }
     for (size_t i = 0; i < n && !err; i++) {
         g->sources[i].text = sources[i].text;
         g->sources[i].vector = sources[i].vector;

@@ -389,9 +389,27 @@ static void opposites_elsewhere_contradict_nothing(void **state)
     grounding_close(g);
 }
 
+static void sources_without_a_word_carry_nothing(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    static const char *const empty[] = {"", "##", " \n\n", "| --- |\n|---|"};
+    for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++) {
+        struct ground_source s = {.text = cairn_str_of(empty[i])};
+        struct grounding *g = NULL;
+        struct ground_sentence r;
+        struct cairn_str t = cairn_str_of("The Hamburg office has 320 employees.");
+        CHECK_OK(grounding_open(&g, &s, 1, NULL, &why));
+        CHECK_OK(grounding_check(g, t, 0, t.len, &r, &why));
+        CHECK(r.verdict == U && r.n_evidence == 0);
+        grounding_close(g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(sources_without_a_word_carry_nothing),
         TEST(a_bare_value_needs_the_question_near_it),
         TEST(opposites_elsewhere_contradict_nothing),
         TEST(numbers_must_be_in_a_source),
