@@ -339,6 +339,12 @@ static bool on_event(void *ctx, const struct answer_event *e)
         pk_kcstr(&k, "kind", "delta");
         pk_kuint(&k, "seq", a->seq++);
         pk_kstr(&k, "text", e->delta);
+    } else if (e->kind == ANSWER_EVENT_RESTART) {
+        cairn_buf_clear(&a->text);
+        a->n_sentence = 0;
+        pk_map(&k, 2);
+        pk_kcstr(&k, "kind", "restart");
+        pk_kuint(&k, "seq", a->seq++);
     } else {
         pk_map(&k, 3 + SENTENCE_PAIRS);
         pk_kcstr(&k, "kind", "sentence");

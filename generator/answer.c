@@ -674,8 +674,8 @@ static bool quotable(const struct work *w)
            w->list.c[0].typed;
 }
 
-/* Mode auto wrote what no source carries: the answer is a quotation after all. What was sent of the first
- * text stays with the caller; the quotation follows it as a delta, and its verdicts are in the answer. */
+/* Mode auto wrote what no source carries: the answer is a quotation after all. A RESTART event takes back
+ * what was sent of the first text, and the quotation is streamed in its place. */
 static enum cairn_err quote_instead(struct work *w, size_t n_sources, struct cairn_why *why)
 {
     struct answer *a = w->a;
@@ -695,14 +695,12 @@ static enum cairn_err quote_instead(struct work *w, size_t n_sources, struct cai
             decode_us = a->decode_us;
     answer_release(a);
     a->mode = ANSWER_EXTRACT;
-    struct answer_request quiet = *w->q;
-    const struct answer_request *told = w->q;
-    quiet.on_event = NULL;
-    w->q = &quiet;
+    struct answer_event restart = {.kind = ANSWER_EVENT_RESTART};
+    if (sent && w->q->on_event && !w->q->on_event(w->q->ctx, &restart))
+        return cairn_fail(why, CAIRN_ESTOPPED, "cancelled by the caller");
     err = extract(w, n_sources, why);
     if (!err)
         err = finish(w, why);
-    w->q = told;
     a->prompt_tokens = prompt_tokens;
     a->completion_tokens = completion_tokens;
     a->prompt_hash = prompt_hash;
@@ -710,16 +708,6 @@ static enum cairn_err quote_instead(struct work *w, size_t n_sources, struct cai
     a->prefill_us = prefill_us;
     a->first_token_us = first_token_us;
     a->decode_us += decode_us;
-    if (!err && a->refusal == REFUSAL_NONE && told->on_event) {
-        const struct cairn_str parts[2] = {
-            cairn_str_of(sent ? "\n\n" : ""), {a->text, a->text_len}
-        };
-        for (size_t i = 0; i < 2; i++) {
-            struct answer_event e = {.kind = ANSWER_EVENT_DELTA, .delta = parts[i]};
-            if (parts[i].len && !told->on_event(told->ctx, &e))
-                break;
-        }
-    }
     return err;
 }
 

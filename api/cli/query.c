@@ -145,11 +145,15 @@ static bool on_event(void *ctx, const char *name, const void *msgpack, size_t le
     struct wire_reader r = {msgpack, len, 0}, v;
     struct cairn_str s;
     (void)name;
-    if (l->to_screen && wire_map_find(&r, "kind", &v) && wire_str(&v, &s) && wire_str_is(s, "delta") &&
-        wire_map_find(&r, "text", &v) && wire_str(&v, &s)) {
-        out_text(s.p, s.len);
+    if (l->to_screen && wire_map_find(&r, "kind", &v) && wire_str(&v, &s)) {
+        if (wire_str_is(s, "delta") && wire_map_find(&r, "text", &v) && wire_str(&v, &s)) {
+            out_text(s.p, s.len);
+            l->printed += s.len;
+        } else if (wire_str_is(s, "restart")) {
+            printf("\n\nThat is not in the documents. What they say:\n\n");
+            l->printed = 0;
+        }
         fflush(stdout);
-        l->printed += s.len;
     }
     return !interrupted() && !ferror(stdout);
 }

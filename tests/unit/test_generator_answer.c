@@ -65,7 +65,7 @@ static struct answer_request request(const char *question, enum answer_mode mode
 
 struct seen {
     char text[4096];
-    size_t len, sentences, cancel_after, deltas;
+    size_t len, sentences, cancel_after, deltas, restarts;
     size_t last_end;
 };
 static bool on_event(void *ctx, const struct answer_event *e)
@@ -77,6 +77,9 @@ static bool on_event(void *ctx, const struct answer_event *e)
         memcpy(s->text + s->len, e->delta.p, e->delta.len);
         s->len += e->delta.len;
         s->deltas++;
+    } else if (e->kind == ANSWER_EVENT_RESTART) {
+        s->len = s->sentences = s->last_end = 0;
+        s->restarts++;
     } else {
         CHECK(e->sentence->end <= s->len); /* the text of a verdict came before it */
         CHECK(e->sentence->start >= s->last_end);
@@ -262,6 +265,52 @@ static void relevance_grows_with_the_pair_model_and_with_cover(void **state)
     CHECK(relevance_chance(2, f) < 0.5f);
 }
 
+/* Temperature makes the small model write what no source says; auto then takes it back and quotes. */
+static void auto_takes_back_what_no_source_carries(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    const struct model_card *card = NULL;
+    struct encoder *pair = NULL;
+    struct generator *g = NULL;
+    if (!gen || !test_model_file("ms-marco-minilm-l-12-v2", "model.safetensors"))
+        skip();
+    CHECK_OK(model_registry_find(registry, MODEL_RERANKER, "ms-marco-minilm-l-12-v2", &card, &why));
+    CHECK_OK(encoder_open(&pair, card, NULL, &why));
+    struct cairn_config *config = cairn_config_new();
+    CHECK_OK(cairn_config_add_table(config, generator_conf, generator_conf_len, &why));
+    CHECK_OK(cairn_config_set(config, "generator.auto_weight_bytes_min", "0", &why));
+    CHECK_OK(generator_open(&g, dec, emb, pair, config, &why));
+    size_t quoted = 0;
+    for (uint64_t seed = 1; seed <= 40 && quoted < 2; seed++) {
+        struct seen seen = {0};
+        struct answer a;
+        struct answer_request q = request("How many litres an hour does the water pump move?", ANSWER_AUTO);
+        q.temperature = 4;
+        q.seed = seed;
+        q.max_tokens = 12;
+        q.on_event = on_event;
+        q.ctx = &seen;
+        CHECK_OK(generator_answer(g, &q, &a, NULL, &why));
+        if (a.refusal == REFUSAL_NONE) {
+            CHECK_U64_EQ(seen.len, a.text_len);
+            CHECK(memcmp(seen.text, a.text, a.text_len) == 0);
+            CHECK_U64_EQ(seen.sentences, a.n_sentences);
+        }
+        CHECK_U64_EQ(seen.restarts, a.refusal == REFUSAL_NONE && a.mode == ANSWER_EXTRACT);
+        if (a.refusal == REFUSAL_NONE && a.mode == ANSWER_EXTRACT) {
+            CHECK(strstr(a.text, "1,200 litres") != NULL);
+            CHECK_GE(a.completion_tokens, 1);
+            quoted++;
+        }
+        answer_release(&a);
+    }
+    CHECK_GE(quoted, 1);
+    generator_close(g);
+    encoder_close(pair);
+    cairn_config_free(config);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -270,6 +319,7 @@ int main(void)
         TEST(every_generated_sentence_has_a_verdict),
         TEST(cancelling_ends_the_answer_where_it_is),
         TEST(relevance_grows_with_the_pair_model_and_with_cover),
+        TEST(auto_takes_back_what_no_source_carries),
     };
     return cmocka_run_group_tests(tests, open_models, close_models);
 }

@@ -1,18 +1,20 @@
-/* cairn/generator.h - passages and a question -> a cited answer with a verdict per sentence, or a refusal with a reason; and the
- * grounding checker on any text.
- * Threads: a generator is shared; each answer runs on the calling thread, the checker of a finished sentence runs beside the
- * decode of the next one on the generator's own checker thread; on_event is called from the calling thread only.
- * COPIED / OWNED / BORROWED as in base.h. Offsets are bytes. */
+/* cairn/generator.h - passages and a question -> a cited answer with a verdict per sentence, or a refusal
+ * with a reason; and the grounding checker on any text. Threads: a generator is shared; each answer runs on
+ * the calling thread, the checker of a finished sentence runs beside the decode of the next one on the
+ * generator's own checker thread; on_event is called from the calling thread only. COPIED / OWNED / BORROWED
+ * as in base.h. Offsets are bytes. */
 #ifndef CAIRN_GENERATOR_H
 #define CAIRN_GENERATOR_H
 
 #include <cairn/base.h>
 #include <cairn/model.h>
 
-extern const struct cairn_conf generator_conf[]; /* generator.context_tokens, generator.answer_tokens_max, grounding.support_min, refusal thresholds ... */
+extern const struct cairn_conf generator_conf[]; /* generator.context_tokens, generator.answer_tokens_max,
+                                                    grounding.support_min, refusal thresholds ... */
 extern const size_t generator_conf_len;
 
-/* ---- grounding checker -------------------------------------------------------------------------------------------- */
+/* ---- grounding checker
+ * -------------------------------------------------------------------------------------------- */
 
 enum verdict { VERDICT_SUPPORTED, VERDICT_UNSUPPORTED, VERDICT_NO_CLAIM };
 const char *verdict_name(enum verdict v); /* "supported", "unsupported", "no_claim" */
@@ -21,17 +23,17 @@ struct ground_source {
     const float *vector; /* [dim] of the whole source or NULL */
 };
 struct ground_evidence {
-    uint32_t source;     /* index into sources */
-    size_t start, end;   /* byte span in that source's text that carries the claim */
-    float score;         /* support of the claim by this source alone, 0..1 */
+    uint32_t source;   /* index into sources */
+    size_t start, end; /* byte span in that source's text that carries the claim */
+    float score;       /* support of the claim by this source alone, 0..1 */
 };
 #define GROUND_EVIDENCE_MAX 4u
 #define GROUND_FLAGS_MAX 8u
 struct ground_flag { /* why a claim is not supported, or what was proved */
-    /* "number", "date", "time", "name", "quote", "identifier", "negation", "quantifier", "direction", "binding", "coverage",
-     * "similarity", "citation"; or what was proved: "verbatim" */
+    /* "number", "date", "time", "name", "quote", "identifier", "negation", "quantifier", "direction",
+     * "binding", "coverage", "similarity", "citation"; or what was proved: "verbatim" */
     const char *kind;
-    size_t start, end; /* byte span in the checked text */
+    size_t start, end;  /* byte span in the checked text */
     bool contradiction; /* a source says otherwise, rather than nothing */
 };
 struct ground_sentence {
@@ -45,7 +47,7 @@ struct ground_sentence {
     size_t n_flags;
     uint32_t cited[8]; /* source numbers (0-based) the sentence's [n] marks name */
     size_t n_cited;
-    bool cited_ok[8];           /* the source named by cited[i] supports the sentence by itself: the mark is kept */
+    bool cited_ok[8]; /* the source named by cited[i] supports the sentence by itself: the mark is kept */
     uint32_t citations_dropped; /* marks that named no source, or one that does not support the sentence */
 };
 struct grounding; /* sources prepared once, sentences checked one by one */
@@ -53,54 +55,73 @@ struct grounding; /* sources prepared once, sentences checked one by one */
 #define GROUND_SOURCES_MAX 64u
 #define GROUND_SOURCE_BYTES_MAX (64u * 1024u)
 #define GROUND_TEXT_BYTES_MAX (256u * 1024u)
-#define GROUND_CLAIM_WORDS_MAX 512u /* a longer sentence is unsupported: what is not read is not vouched for */
+#define GROUND_CLAIM_WORDS_MAX                                                                               \
+    512u /* a longer sentence is unsupported: what is not read is not vouched for */
 struct ground_opts {
-    struct encoder *embedder; /* BORROWED; NULL: no embedding support signal */
-    const char *language;     /* stemming; NULL: english */
+    struct encoder *embedder;  /* BORROWED; NULL: no embedding support signal */
+    const char *language;      /* stemming; NULL: english */
     struct cairn_str question; /* words of the question are not evidence; may be empty */
-    float support_min;        /* 0: config default */
-    float embed_baseline;     /* cosine of unrelated sentences under the embedder (grounding_embed_baseline); 0: measured on first use */
+    float support_min;         /* 0: config default */
+    float embed_baseline; /* cosine of unrelated sentences under the embedder (grounding_embed_baseline); 0:
+                             measured on first use */
 };
 /* Mean cosine of a few unrelated sentences: what "no similarity" looks like under this model. */
 CAIRN_MUST_USE enum cairn_err grounding_embed_baseline(struct encoder *e, float *out, struct cairn_why *why);
-CAIRN_MUST_USE enum cairn_err grounding_open(struct grounding **out, const struct ground_source *sources, size_t n, const struct ground_opts *o, struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err grounding_open(struct grounding **out, const struct ground_source *sources,
+                                             size_t n, const struct ground_opts *o, struct cairn_why *why);
 void grounding_close(struct grounding *g);
 /* One sentence: span [start, end) of text (the whole answer so far, so that offsets are final). */
-CAIRN_MUST_USE enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_t start, size_t end, struct ground_sentence *out, struct cairn_why *why);
-/* Splits text and checks all. *list OWNED. support_score: share of claims supported, weighted by length, 0..1; 1 when there is no claim. */
-CAIRN_MUST_USE enum cairn_err grounding_check_text(struct grounding *g, struct cairn_str text, struct ground_sentence **list, size_t *n, float *support_score,
-                                               struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_t start,
+                                              size_t end, struct ground_sentence *out, struct cairn_why *why);
+/* Splits text and checks all. *list OWNED. support_score: share of claims supported, weighted by length,
+ * 0..1; 1 when there is no claim. */
+CAIRN_MUST_USE enum cairn_err grounding_check_text(struct grounding *g, struct cairn_str text,
+                                                   struct ground_sentence **list, size_t *n,
+                                                   float *support_score, struct cairn_why *why);
 
-/* ---- answers ---------------------------------------------------------------------------------------------------------- */
+/* ---- answers
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 enum answer_mode { ANSWER_AUTO, ANSWER_GENERATE, ANSWER_EXTRACT };
 /* Why there is no answer. Decided from evidence, not by asking the model. */
-enum refusal { REFUSAL_NONE, REFUSAL_NO_PASSAGES, REFUSAL_LOW_RELEVANCE, REFUSAL_UNSUPPORTED, REFUSAL_MODEL, REFUSAL_NOT_PERMITTED };
-const char *refusal_name(enum refusal r); /* "no_passages", "low_relevance", "unsupported", "model_refused", ... */
+enum refusal {
+    REFUSAL_NONE,
+    REFUSAL_NO_PASSAGES,
+    REFUSAL_LOW_RELEVANCE,
+    REFUSAL_UNSUPPORTED,
+    REFUSAL_MODEL,
+    REFUSAL_NOT_PERMITTED
+};
+const char *
+refusal_name(enum refusal r); /* "no_passages", "low_relevance", "unsupported", "model_refused", ... */
 
 struct answer_source {
     struct cairn_str title, path, text; /* BORROWED for the call */
     float score, dense, rerank;         /* NaN = unknown */
     const float *vector;
 };
-enum answer_event_kind { ANSWER_EVENT_DELTA, ANSWER_EVENT_SENTENCE };
+/* RESTART: forget all deltas and sentences so far; mode auto quotes, because what the model wrote is not in
+ * the sources. */
+enum answer_event_kind { ANSWER_EVENT_DELTA, ANSWER_EVENT_SENTENCE, ANSWER_EVENT_RESTART };
 struct answer_event {
     enum answer_event_kind kind;
-    struct cairn_str delta;                  /* DELTA: text to append, whole code points, final */
-    const struct ground_sentence *sentence;  /* SENTENCE: a verdict; offsets into the text so far */
+    struct cairn_str delta;                 /* DELTA: text to append, whole code points, final */
+    const struct ground_sentence *sentence; /* SENTENCE: a verdict; offsets into the text so far */
 };
 struct answer_request {
     struct cairn_str question;
     const struct answer_source *sources; /* best first */
     size_t n_sources;
     enum answer_mode mode;
-    uint32_t max_tokens;      /* 0: config */
+    uint32_t max_tokens;             /* 0: config */
     float temperature, top_p, min_p; /* temperature 0 = greedy; top_p 0 or 1 = off; min_p 0 = off */
     uint64_t seed;
-    const char *const *stop;  /* stop strings */
+    const char *const *stop; /* stop strings */
     size_t n_stop;
     const char *language;
-    bool drop_unsupported;    /* leave sentences judged unsupported out of the final text (events already sent say so) */
+    bool drop_unsupported; /* leave sentences judged unsupported out of the final text (events already sent
+                              say so) */
     /* Returns false to cancel. May be NULL. */
     bool (*on_event)(void *ctx, const struct answer_event *e);
     void *ctx;
@@ -111,33 +132,40 @@ struct answer {
     struct ground_sentence *sentences;
     size_t n_sentences;
     enum refusal refusal;
-    char *refusal_message;  /* for a person; NULL when none */
-    enum answer_mode mode;  /* the one used */
-    const char *finish;     /* "end", "length", "stop", "cancelled", "deadline", "repetition", "refused" */
-    uint32_t prompt_tokens, completion_tokens, sources_used, sources_dropped; /* dropped: did not fit the budget */
+    char *refusal_message; /* for a person; NULL when none */
+    enum answer_mode mode; /* the one used */
+    const char *finish;    /* "end", "length", "stop", "cancelled", "deadline", "repetition", "refused" */
+    uint32_t prompt_tokens, completion_tokens, sources_used,
+        sources_dropped; /* dropped: did not fit the budget */
     uint32_t citations_dropped;
     float support_score;
     struct cairn_hash prompt_hash;
-    int64_t prompt_us, prefill_us, first_token_us, decode_us, check_us; /* first_token_us counts from the call's start */
+    int64_t prompt_us, prefill_us, first_token_us, decode_us,
+        check_us; /* first_token_us counts from the call's start */
 };
 struct generator;
 /* All BORROWED; decoder NULL: extract mode only. embedder, reranker may be NULL. */
-CAIRN_MUST_USE enum cairn_err generator_open(struct generator **out, struct decoder *d, struct encoder *embedder, struct encoder *reranker,
-                                         const struct cairn_config *config, struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err generator_open(struct generator **out, struct decoder *d,
+                                             struct encoder *embedder, struct encoder *reranker,
+                                             const struct cairn_config *config, struct cairn_why *why);
 void generator_close(struct generator *g);
-/* Cancelled or past its deadline with text already written: CAIRN_OK with that text, its verdicts and finish "cancelled" or
- * "deadline"; with none: CAIRN_ESTOPPED or CAIRN_EDEADLINE. A refusal is CAIRN_OK. On failure *out needs no release. */
-CAIRN_MUST_USE enum cairn_err generator_answer(struct generator *g, const struct answer_request *q, struct answer *out, const struct cairn_stop *stop,
-                                           struct cairn_why *why);
+/* Cancelled or past its deadline with text already written: CAIRN_OK with that text, its verdicts and finish
+ * "cancelled" or "deadline"; with none: CAIRN_ESTOPPED or CAIRN_EDEADLINE. A refusal is CAIRN_OK. On failure
+ * *out needs no release. */
+CAIRN_MUST_USE enum cairn_err generator_answer(struct generator *g, const struct answer_request *q,
+                                               struct answer *out, const struct cairn_stop *stop,
+                                               struct cairn_why *why);
 void answer_release(struct answer *a);
 
-/* ---- sampler (also for tests and bench) ----------------------------------------------------------------------------------- */
+/* ---- sampler (also for tests and bench)
+ * ----------------------------------------------------------------------------------- */
 
 struct sampler {
     float temperature, top_p, min_p;
     uint64_t state; /* seed it */
 };
-/* logits [n] are not changed; scratch is [n]. Greedy ties go to the lower id. Ids >= n_valid are never chosen. */
+/* logits [n] are not changed; scratch is [n]. Greedy ties go to the lower id. Ids >= n_valid are never
+ * chosen. */
 int32_t sampler_next(struct sampler *s, const float *logits, size_t n, size_t n_valid, float *scratch);
 
 #endif

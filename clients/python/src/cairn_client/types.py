@@ -39,7 +39,7 @@ class Answer(TypedDict):
 
 
 class AskEvent(TypedDict, total=False):
-    kind: str  # "sources", "delta" or "sentence"
+    kind: str  # "sources", "delta", "sentence", or "restart": forget deltas and sentences so far
     seq: int
     text: str
     sources: List[Dict[str, Any]]
