@@ -227,6 +227,15 @@ struct ask {
     uint64_t seen_generation, seq, n_sentence;
     struct cairn_buf event, text; /* text: the answer so far */
     enum cairn_err err;           /* why events stopped */
+    struct cairn_str *stops;      /* BORROWED from the params */
+    char **stop;                  /* their copies */
+    size_t n_stops;
+    struct generator *generator;
+    struct decoder *decoder; /* NULL: none needed or none there */
+    struct answer_source *sources;
+    struct answer_request want;
+    struct answer answer;
+    bool answered; /* answer is to be released */
 };
 
 /* The span of the source that carries a claim, on code point borders. */
@@ -477,202 +486,220 @@ static void pack_timings(struct pk *k, const struct retrieval *x, const struct a
         pk_knum(k, t[i].name, (double)t[i].us / 1e3);
 }
 
-enum cairn_err m_ask(struct call *c)
+static enum cairn_err ask_params(struct ask *a)
 {
-    int64_t from = cairn_now_us();
-    struct ask *a = cairn_calloc(1, sizeof *a);
-    if (!a)
-        return cairn_fail(c->why, CAIRN_ENOMEM, "question");
-    struct cairn_str question = {NULL, 0}, *stops = NULL;
-    size_t n_stops = 0;
-    char **stop = NULL;
-    struct answer_source *sources = NULL;
-    struct answer w = {0};
-    bool answered = false;
-    uint64_t max_tokens = 0, seed = 0;
+    struct call *c = a->c;
+    uint64_t max_tokens = 0;
     double temperature = 0, top_p = 0, min_p = 0;
     int mode = ANSWER_AUTO;
-    bool drop = false;
-    struct generator *g = NULL;
-    struct decoder *d = NULL;
-    a->c = c;
-    cairn_buf_init(&a->event, 1u << 20);
-    cairn_buf_init(&a->text, 1u << 20);
-    (void)p_str(&c->p, "question", true, 1, QUERY_BYTES_MAX, &question);
+    (void)p_str(&c->p, "question", true, 1, QUERY_BYTES_MAX, &a->want.question);
     query_params(c, &a->q, 5);
     (void)p_enum(&c->p, "mode", mode_names, &mode);
     (void)p_uint(&c->p, "max_tokens", false, 1, 1u << 20, &max_tokens);
     (void)p_num(&c->p, "temperature", false, 0, 10, &temperature);
     (void)p_num(&c->p, "top_p", false, 0, 1, &top_p);
     (void)p_num(&c->p, "min_p", false, 0, 1, &min_p);
-    (void)p_uint(&c->p, "seed", false, 0, UINT64_MAX, &seed);
-    (void)p_strs(&c->p, "stop", false, 16, 256, &stops, &n_stops);
-    (void)p_bool(&c->p, "drop_unsupported", &drop);
+    (void)p_uint(&c->p, "seed", false, 0, UINT64_MAX, &a->want.seed);
+    (void)p_strs(&c->p, "stop", false, 16, 256, &a->stops, &a->n_stops);
+    (void)p_bool(&c->p, "drop_unsupported", &a->want.drop_unsupported);
     enum cairn_err err = p_close(&c->p, c);
-    for (size_t i = 0; i < n_stops && !err; i++)
-        if (stops[i].len == 0)
-            err = cairn_fail(c->why, CAIRN_EINVAL, "param stop[%zu]: empty", i);
-    if (!err && a->q.r.k > 64)
-        err =
-            cairn_fail(c->why, CAIRN_EINVAL, "param k: got %zu, want 1..64 sources for an answer", a->q.r.k);
-    if (!err)
-        err = query_open(c, &a->q);
-    if (!err) {
-        bool decoder =
-            mode != ANSWER_EXTRACT && (mode == ANSWER_GENERATE || service_has_model(c->s, MODEL_GENERATOR));
-        if (!decoder && mode == ANSWER_AUTO)
-            call_warn(c, "no generator on this service: the answer quotes the sources");
-        if (decoder)
-            err = service_decoder(c->s, &d, c->why);
-        if (!err)
-            err = service_generator_with(c->s, decoder, &g, c->why);
-    }
     if (err)
-        goto done;
-    stop = cairn_calloc(n_stops, sizeof *stop);
-    for (size_t i = 0; stop && i < n_stops; i++)
-        if (!(stop[i] = str_dup(stops[i])))
-            err = cairn_fail(c->why, CAIRN_ENOMEM, "question");
-    if (err || !stop) {
-        err = cairn_fail(c->why, CAIRN_ENOMEM, "question");
-        goto done;
-    }
-    a->q.r.query = question;
+        return err;
+    for (size_t i = 0; i < a->n_stops; i++)
+        if (a->stops[i].len == 0)
+            return cairn_fail(c->why, CAIRN_EINVAL, "param stop[%zu]: empty", i);
+    if (a->q.r.k > 64)
+        return cairn_fail(c->why, CAIRN_EINVAL, "param k: got %zu, want 1..64 sources for an answer",
+                          a->q.r.k);
+    a->want.mode = (enum answer_mode)mode;
+    a->want.max_tokens = (uint32_t)max_tokens;
+    a->want.temperature = (float)temperature;
+    a->want.top_p = (float)top_p;
+    a->want.min_p = (float)min_p;
+    a->stop = cairn_calloc(a->n_stops, sizeof *a->stop);
+    if (!a->stop)
+        return cairn_fail(c->why, CAIRN_ENOMEM, "question");
+    for (size_t i = 0; i < a->n_stops; i++)
+        if (!(a->stop[i] = str_dup(a->stops[i])))
+            return cairn_fail(c->why, CAIRN_ENOMEM, "question");
+    a->want.stop = (const char *const *)a->stop;
+    a->want.n_stop = a->n_stops;
+    return CAIRN_OK;
+}
+
+static enum cairn_err ask_models(struct ask *a)
+{
+    struct call *c = a->c;
+    enum answer_mode mode = a->want.mode;
+    bool decoder =
+        mode != ANSWER_EXTRACT && (mode == ANSWER_GENERATE || service_has_model(c->s, MODEL_GENERATOR));
+    if (!decoder && mode == ANSWER_AUTO)
+        call_warn(c, "no generator on this service: the answer quotes the sources");
+    enum cairn_err err = decoder ? service_decoder(c->s, &a->decoder, c->why) : CAIRN_OK;
+    return err ? err : service_generator_with(c->s, decoder, &a->generator, c->why);
+}
+
+/* Retrieves, and tells the sources as the first event. */
+static enum cairn_err ask_sources(struct ask *a)
+{
+    struct call *c = a->c;
+    a->q.r.query = a->want.question;
     a->q.r.with_vectors = true;
-    err = retrieve(a->q.retriever, &a->q.r, &a->x, c->stop, c->why);
+    enum cairn_err err = retrieve(a->q.retriever, &a->q.r, &a->x, c->stop, c->why);
     if (err == CAIRN_EINVAL)
-        err = cairn_wrap(c->why, err, "param question");
+        return cairn_wrap(c->why, err, "param question");
     if (err)
-        goto done;
+        return err;
     a->seen_generation = a->x.generation;
-    int64_t retrieve_us = cairn_now_us() - from;
-    sources = cairn_calloc(a->x.n_hits, sizeof *sources);
-    if (!sources) {
-        err = cairn_fail(c->why, CAIRN_ENOMEM, "question");
-        goto done;
-    }
+    a->sources = cairn_calloc(a->x.n_hits, sizeof *a->sources);
+    if (!a->sources)
+        return cairn_fail(c->why, CAIRN_ENOMEM, "question");
     for (size_t i = 0; i < a->x.n_hits; i++) {
         const struct retrieved *h = &a->x.hits[i];
-        sources[i] = (struct answer_source){cairn_str_of(h->title),
-                                            cairn_str_of(h->path),
-                                            cairn_str_of(h->text),
-                                            h->score,
-                                            h->dense,
-                                            h->rerank,
-                                            h->vector};
+        a->sources[i] = (struct answer_source){.title = cairn_str_of(h->title),
+                                               .path = cairn_str_of(h->path),
+                                               .text = cairn_str_of(h->text),
+                                               .score = h->score,
+                                               .dense = h->dense,
+                                               .rerank = h->rerank,
+                                               .vector = h->vector};
     }
-    bool events = c->sink && c->sink->event;
-    if (events) {
-        struct pk k;
-        pk_init(&k, &a->event);
-        pk_map(&k, 4);
-        pk_kcstr(&k, "kind", "sources");
-        pk_kuint(&k, "seq", a->seq++);
-        pk_kuint(&k, "generation", a->x.generation);
-        pack_sources(a, &k);
-        if (!send_event(a)) {
-            err = a->err;
-            goto done;
-        }
-    }
-    err = generator_answer(g,
-                           &(struct answer_request){.question = question,
-                                                    .sources = sources,
-                                                    .n_sources = a->x.n_hits,
-                                                    .mode = (enum answer_mode)mode,
-                                                    .max_tokens = (uint32_t)max_tokens,
-                                                    .temperature = (float)temperature,
-                                                    .top_p = (float)top_p,
-                                                    .min_p = (float)min_p,
-                                                    .seed = seed,
-                                                    .stop = (const char *const *)stop,
-                                                    .n_stop = n_stops,
-                                                    .language = a->q.info.opts.language,
-                                                    .drop_unsupported = drop,
-                                                    .on_event = events ? on_event : NULL,
-                                                    .ctx = a},
-                           &w, c->stop, c->why);
-    answered = !err;
+    a->want.sources = a->sources;
+    a->want.n_sources = a->x.n_hits;
+    a->want.language = a->q.info.opts.language;
+    if (!c->sink || !c->sink->event)
+        return CAIRN_OK;
+    a->want.on_event = on_event;
+    a->want.ctx = a;
+    struct pk k;
+    pk_init(&k, &a->event);
+    pk_map(&k, 4);
+    pk_kcstr(&k, "kind", "sources");
+    pk_kuint(&k, "seq", a->seq++);
+    pk_kuint(&k, "generation", a->x.generation);
+    pack_sources(a, &k);
+    return send_event(a) ? CAIRN_OK : a->err;
+}
+
+static enum cairn_err ask_answer(struct ask *a)
+{
+    struct call *c = a->c;
+    enum cairn_err err = generator_answer(a->generator, &a->want, &a->answer, c->stop, c->why);
+    a->answered = !err;
     if (a->err)
         err = a->err; /* the reason the generator was stopped for; why holds its words when it came last */
     if (a->err == CAIRN_ESTATE)
         (void)cairn_fail(c->why, a->err, "a source was changed or deleted while answering; ask again");
     if (!err)
         err = cairn_stopped(c->stop, c->why);
-    if (err == CAIRN_EDEADLINE && answered && w.text_len)
+    if (err == CAIRN_EDEADLINE && a->answered && a->answer.text_len)
         err = CAIRN_OK; /* what was written and checked in time is given; finish says why it ends there */
+    return err;
+}
+
+static void pack_answer(struct ask *a, const char *model, const char *answer_id, int64_t from_us,
+                        int64_t retrieve_us)
+{
+    struct call *c = a->c;
+    struct pk *k = &c->out;
+    const struct answer *w = &a->answer;
+    struct cairn_str text = {w->text ? w->text : "", w->text_len};
+    uint64_t n_citations = 0;
+    call_map(c, 15u + a->q.explain);
+    pk_kuint(k, "generation", a->x.generation);
+    pk_kstr(k, "text", text);
+    pk_cstr(k, "sentences");
+    pk_array(k, w->n_sentences);
+    for (size_t i = 0; i < w->n_sentences; i++) {
+        pk_map(k, SENTENCE_PAIRS);
+        n_citations += pack_sentence(a, k, text, &w->sentences[i]);
+        atomic_fetch_add(&c->s->metrics.sentences[w->sentences[i].verdict], 1);
+    }
+    pk_cstr(k, "refusal");
+    if (w->refusal == REFUSAL_NONE) {
+        pk_nil(k);
+    } else {
+        pk_map(k, 2);
+        pk_kcstr(k, "reason", refusal_name(w->refusal));
+        pk_kcstr(k, "message", w->refusal_message ? w->refusal_message : "");
+        atomic_fetch_add(&c->s->metrics.refusals, 1);
+    }
+    pk_kcstr(k, "model", model);
+    pk_cstr(k, "usage");
+    pk_map(k, 2);
+    pk_kuint(k, "prompt_tokens", w->prompt_tokens);
+    pk_kuint(k, "completion_tokens", w->completion_tokens);
+    pk_kcstr(k, "mode", mode_names[w->mode]);
+    pk_kcstr(k, "finish", w->finish);
+    pk_knum(k, "support_score", (double)w->support_score);
+    pk_kuint(k, "citations_dropped", w->citations_dropped);
+    pk_kuint(k, "sources_used", w->sources_used);
+    pk_khash(k, "prompt_hash", &w->prompt_hash);
+    pk_kcstr(k, "answer_id", answer_id);
+    pack_sources(a, k);
+    pack_timings(k, &a->x, w, retrieve_us, cairn_now_us() - from_us);
+    if (a->q.explain)
+        pack_explain(k, &a->q, &a->x);
+    call_end(c);
+    atomic_fetch_add(&c->s->metrics.prompt_tokens, w->prompt_tokens);
+    atomic_fetch_add(&c->s->metrics.completion_tokens, w->completion_tokens);
+    atomic_fetch_add(&c->s->metrics.citations, n_citations);
+    atomic_fetch_add(&c->s->metrics.citations_dropped, w->citations_dropped);
+}
+
+static void ask_free(struct ask *a)
+{
+    if (a->answered)
+        answer_release(&a->answer);
+    retrieval_release(&a->x);
+    for (size_t i = 0; a->stop && i < a->n_stops; i++)
+        cairn_free(a->stop[i]);
+    cairn_free(a->stop);
+    cairn_free(a->stops);
+    cairn_free(a->sources);
+    cairn_buf_release(&a->event);
+    cairn_buf_release(&a->text);
+    cairn_free(a);
+}
+
+enum cairn_err m_ask(struct call *c)
+{
+    int64_t from = cairn_now_us(), retrieve_us = 0;
+    struct ask *a = cairn_calloc(1, sizeof *a);
+    if (!a)
+        return cairn_fail(c->why, CAIRN_ENOMEM, "question");
+    a->c = c;
+    cairn_buf_init(&a->event, 1u << 20);
+    cairn_buf_init(&a->text, 1u << 20);
+    enum cairn_err err = ask_params(a);
+    if (!err)
+        err = query_open(c, &a->q);
+    if (!err)
+        err = ask_models(a);
+    if (!err) {
+        err = ask_sources(a);
+        retrieve_us = cairn_now_us() - from;
+    }
+    if (!err)
+        err = ask_answer(a);
     if (err)
         goto done;
-
-    const char *model = w.mode == ANSWER_EXTRACT || !d ? "" : decoder_name(d);
+    const char *model = a->answer.mode == ANSWER_EXTRACT || !a->decoder ? "" : decoder_name(a->decoder);
     char id[25] = "";
     if (conf_on(c->s, "api.keep_answers") && !c->s->read_only) {
         struct cairn_why kept = {{0}};
-        if (keep_answer(a, &w, model, model[0] ? c->s->decoder_sha256 : "", seed, id, &kept) != CAIRN_OK) {
+        if (keep_answer(a, &a->answer, model, model[0] ? c->s->decoder_sha256 : "", a->want.seed, id,
+                        &kept) != CAIRN_OK) {
             CAIRN_LOG(API, WARN, "answer record not stored why=\"%s\"", kept.text);
             call_warn(c, "the record of this answer was not stored: %.100s", kept.text);
             id[0] = 0;
         }
     }
     err = sources_hold(a); /* last of all: nothing of a deleted document leaves */
-    if (err)
-        goto done;
-    struct pk *k = &c->out;
-    struct cairn_str text = {w.text ? w.text : "", w.text_len};
-    uint64_t n_citations = 0;
-    call_map(c, 15u + a->q.explain);
-    pk_kuint(k, "generation", a->x.generation);
-    pk_kstr(k, "text", text);
-    pk_cstr(k, "sentences");
-    pk_array(k, w.n_sentences);
-    for (size_t i = 0; i < w.n_sentences; i++) {
-        const struct ground_sentence *s = &w.sentences[i];
-        pk_map(k, SENTENCE_PAIRS);
-        n_citations += pack_sentence(a, k, text, s);
-        atomic_fetch_add(&c->s->metrics.sentences[s->verdict], 1);
-    }
-    pk_cstr(k, "refusal");
-    if (w.refusal == REFUSAL_NONE) {
-        pk_nil(k);
-    } else {
-        pk_map(k, 2);
-        pk_kcstr(k, "reason", refusal_name(w.refusal));
-        pk_kcstr(k, "message", w.refusal_message ? w.refusal_message : "");
-        atomic_fetch_add(&c->s->metrics.refusals, 1);
-    }
-    pk_kcstr(k, "model", model);
-    pk_cstr(k, "usage");
-    pk_map(k, 2);
-    pk_kuint(k, "prompt_tokens", w.prompt_tokens);
-    pk_kuint(k, "completion_tokens", w.completion_tokens);
-    pk_kcstr(k, "mode", mode_names[w.mode]);
-    pk_kcstr(k, "finish", w.finish);
-    pk_knum(k, "support_score", (double)w.support_score);
-    pk_kuint(k, "citations_dropped", w.citations_dropped);
-    pk_kuint(k, "sources_used", w.sources_used);
-    pk_khash(k, "prompt_hash", &w.prompt_hash);
-    pk_kcstr(k, "answer_id", id[0] ? id : NULL);
-    pack_sources(a, k);
-    pack_timings(k, &a->x, &w, retrieve_us, cairn_now_us() - from);
-    if (a->q.explain)
-        pack_explain(k, &a->q, &a->x);
-    call_end(c);
-    atomic_fetch_add(&c->s->metrics.prompt_tokens, w.prompt_tokens);
-    atomic_fetch_add(&c->s->metrics.completion_tokens, w.completion_tokens);
-    atomic_fetch_add(&c->s->metrics.citations, n_citations);
-    atomic_fetch_add(&c->s->metrics.citations_dropped, w.citations_dropped);
+    if (!err)
+        pack_answer(a, model, id[0] ? id : NULL, from, retrieve_us);
 done:
-    if (answered)
-        answer_release(&w);
-    retrieval_release(&a->x);
-    for (size_t i = 0; stop && i < n_stops; i++)
-        cairn_free(stop[i]);
-    cairn_free(stop);
-    cairn_free(stops);
-    cairn_free(sources);
-    cairn_buf_release(&a->event);
-    cairn_buf_release(&a->text);
-    cairn_free(a);
+    ask_free(a);
     return err;
 }
 
