@@ -18,7 +18,7 @@ stage "2/5 build"
 [ -f build/release/build.ninja ] || cmake --preset release -DCAIRN_TESTS=none >/dev/null
 cmake --build --preset release --target cairn
 
-stage "3/5 models (1.4 GB the first time)"
+stage "3/5 models (1.2 GB the first time)"
 scripts/models --profile standard
 
 cairn=build/release/cairn
