@@ -65,6 +65,32 @@ static void read_weights(struct call *c, struct collection_opts *o)
     o->rerank_weight = (float)rerank;
 }
 
+/* Commits, or aborts where err says so. */
+static enum cairn_err end_batch(struct call *c, struct store_batch *b, enum cairn_err err,
+                                uint64_t *generation)
+{
+    if (err) {
+        store_batch_abort(b);
+        return err;
+    }
+    return store_batch_commit(b, generation, c->why);
+}
+
+/* Ends the batch and replies {generation, collection}. */
+static enum cairn_err reply_changed(struct call *c, struct store_batch *b, enum cairn_err err,
+                                    const char *name)
+{
+    uint64_t generation;
+    err = end_batch(c, b, err, &generation);
+    if (err)
+        return err;
+    call_map(c, 2);
+    pk_kuint(&c->out, "generation", generation);
+    pk_kcstr(&c->out, "collection", name);
+    call_end(c);
+    return CAIRN_OK;
+}
+
 enum cairn_err m_collection_create(struct call *c)
 {
     struct collection_opts o = {.language = "english",
@@ -108,11 +134,7 @@ enum cairn_err m_collection_create(struct call *c)
     if (err)
         return err;
     err = store_collection_create(b, &o, c->why);
-    if (err) {
-        store_batch_abort(b);
-        return err;
-    }
-    err = store_batch_commit(b, &generation, c->why);
+    err = end_batch(c, b, err, &generation);
     if (err)
         return err;
     call_map(c, 4);
@@ -133,7 +155,6 @@ enum cairn_err m_collection_update(struct call *c)
     struct store_batch *b;
     struct store_view *v = NULL;
     struct collection_info info;
-    uint64_t generation;
     enum cairn_err err = store_batch_begin(&b, c->s->store, c->why);
     if (err)
         return err;
@@ -147,18 +168,7 @@ enum cairn_err m_collection_update(struct call *c)
     }
     if (!err)
         err = store_collection_update(b, &info.opts, c->why);
-    if (err) {
-        store_batch_abort(b);
-        return err;
-    }
-    err = store_batch_commit(b, &generation, c->why);
-    if (err)
-        return err;
-    call_map(c, 2);
-    pk_kuint(&c->out, "generation", generation);
-    pk_kcstr(&c->out, "collection", name);
-    call_end(c);
-    return CAIRN_OK;
+    return reply_changed(c, b, err, name);
 }
 
 enum cairn_err m_collection_list(struct call *c)
@@ -216,23 +226,11 @@ enum cairn_err m_collection_drop(struct call *c)
     if (err)
         return err;
     struct store_batch *b;
-    uint64_t generation;
     err = store_batch_begin(&b, c->s->store, c->why);
     if (err)
         return err;
     err = store_collection_drop(b, name, c->why);
-    if (err) {
-        store_batch_abort(b);
-        return err;
-    }
-    err = store_batch_commit(b, &generation, c->why);
-    if (err)
-        return err;
-    call_map(c, 2);
-    pk_kuint(&c->out, "generation", generation);
-    pk_kcstr(&c->out, "collection", name);
-    call_end(c);
-    return CAIRN_OK;
+    return reply_changed(c, b, err, name);
 }
 
 /* ---- prepared documents ---- */

@@ -90,8 +90,6 @@ enum tokenizer_flags {
 CAIRN_MUST_USE enum cairn_err tokenizer_encode(const struct tokenizer *t, struct cairn_str text,
                                                unsigned flags, int32_t **ids, size_t *n,
                                                struct cairn_why *why);
-/* Byte span in the text of each token of the last ADD_SPECIAL-less WordPiece encode; spans[] holds n. Other
- * tokenizers: EUNSUPPORTED. */
 /* Raw bytes of a token; BORROWED. Control tokens give an empty string unless with_control. */
 struct cairn_str tokenizer_piece(const struct tokenizer *t, int32_t id, bool with_control);
 /* Text of ids (SentencePiece: without the leading space). Appends to b. */
@@ -141,7 +139,7 @@ struct model_card {
     uint64_t bytes;
 };
 struct model_registry;
-/* dir NULL: $CAIRN_MODELS_DIR, else $XDG_CACHE_HOME/cairn/models, else ~/.cairn-style ~/.cache/cairn/models.
+/* dir NULL: $CAIRN_MODELS_DIR, else $XDG_CACHE_HOME/cairn/models, else ~/.cache/cairn/models.
  * A missing directory is an empty registry. */
 CAIRN_MUST_USE enum cairn_err model_registry_open(struct model_registry **out, const char *dir,
                                                   struct cairn_why *why);
