@@ -493,11 +493,17 @@ enum cairn_err store_search_lexical(struct store_view *v, const char *collection
 }
 
 enum cairn_err store_search_vector(struct store_view *v, const char *collection, const float *query,
-                                   uint32_t dim, const struct store_filter *f, size_t k, bool exact,
-                                   struct store_hit *hits, size_t *n_hits, const struct cairn_stop *stop,
+                                   uint32_t dim, const struct store_filter *f, size_t k,
+                                   const struct vector_how *how, struct store_hit *hits, size_t *n_hits,
+                                   struct vector_plan *plan, const struct cairn_stop *stop,
                                    struct cairn_why *why)
 {
+    static const struct vector_how defaults;
+    struct vector_plan unseen;
     *n_hits = 0;
+    how = how ? how : &defaults;
+    plan = plan ? plan : &unseen;
+    *plan = (struct vector_plan){.path = "none", .reason = "nothing to search"};
     struct coll_rec coll;
     enum cairn_err err = coll_get(&v->kv, collection, &coll, why);
     if (!err)
@@ -521,7 +527,7 @@ enum cairn_err store_search_vector(struct store_view *v, const char *collection,
     struct vindex_query q = {.v = query,
                              .filter = &f->set,
                              .k = k < f->set.count ? k : (size_t)f->set.count,
-                             .exact = exact,
+                             .exact = how->exact,
                              .stop = stop};
     q.rerank = (size_t)((double)q.k * factor) + 32;
     if (q.rerank > f->set.count)

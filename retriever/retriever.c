@@ -320,7 +320,8 @@ static enum cairn_err search(struct run *x, struct store_view *v, const struct s
     int64_t t1 = cairn_now_us();
     if (!err && x->dense)
         err = store_search_vector(v, x->q->collection, x->out->query_vector, x->info.opts.dim, f, want,
-                                  x->q->exact, x->dense_hits, &n_dense, x->stop, x->why);
+                                  &(struct vector_how){.exact = x->q->exact}, x->dense_hits, &n_dense, NULL,
+                                  x->stop, x->why);
     int64_t t2 = cairn_now_us();
     if (err)
         return err;

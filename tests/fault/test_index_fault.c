@@ -62,9 +62,10 @@ static enum cairn_err whole_story(struct fixture *f, int round, bool *committed,
     if (!err)
         err = store_search_lexical(v, "c", STR("alpha kappa"), filter, 8, hits, &n, NULL, why);
     if (!err)
-        err = store_search_vector(v, "c", q, DIM, filter, 8, false, hits, &n, NULL, why);
+        err = store_search_vector(v, "c", q, DIM, filter, 8, NULL, hits, &n, NULL, NULL, why);
     if (!err)
-        err = store_search_vector(v, "c", q, DIM, filter, 8, true, hits, &n, NULL, why);
+        err = store_search_vector(v, "c", q, DIM, filter, 8, &(struct vector_how){.exact = true}, hits, &n,
+                                  NULL, NULL, why);
     if (!err)
         err = store_document_list(v, "c", &caller_all, STR(""), 100, &list, &n, why);
     if (!err)
@@ -457,9 +458,11 @@ static bool read_all(struct fixture *f)
     TRY(store_filter_open(&filter, v, "c", &caller_all, &why));
     if (filter) {
         for (int i = 0; i < 3; i++) {
-            TRY(i == 0 ? store_search_lexical(v, "c", STR("alpha epsilon beta1"), filter, 64, hits, &n, NULL,
-                                              &why)
-                       : store_search_vector(v, "c", q, DIM, filter, 64, i == 1, hits, &n, NULL, &why));
+            TRY(i == 0
+                    ? store_search_lexical(v, "c", STR("alpha epsilon beta1"), filter, 64, hits, &n, NULL,
+                                           &why)
+                    : store_search_vector(v, "c", q, DIM, filter, 64, &(struct vector_how){.exact = i == 1},
+                                          hits, &n, NULL, NULL, &why));
             for (size_t j = 0; j < n; j++) {
                 struct passage_info p;
                 float row[DIM];

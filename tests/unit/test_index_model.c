@@ -111,8 +111,9 @@ static void compare(struct fixture *f, const struct model *m, uint64_t *seed)
         if (c == 0) {
             float q[DIM];
             text_vector(query, strlen(query), DIM, q);
-            CHECK_OK(store_search_vector(v, coll_names[c], q, DIM, filter, 1000, test_rand(seed) % 2, hits,
-                                         &n, NULL, &why));
+            CHECK_OK(store_search_vector(v, coll_names[c], q, DIM, filter, 1000,
+                                         &(struct vector_how){.exact = test_rand(seed) % 2}, hits, &n, NULL,
+                                         NULL, &why));
             CHECK_U64_EQ(n, passages);
         }
         store_filter_close(filter);

@@ -338,8 +338,9 @@ static void compare_vectors(struct fixture *f, const char *coll, enum vector_met
             want[n_want++] = (struct store_hit){ids[i], (float)score};
         }
         qsort(want, n_want, sizeof(want[0]), by_hit);
-        CHECK_OK(store_search_vector(v, coll, q, DIM, filter, k, true, exact, &n_exact, NULL, &why));
-        CHECK_OK(store_search_vector(v, coll, q, DIM, filter, k, false, fast, &n_fast, NULL, &why));
+        CHECK_OK(store_search_vector(v, coll, q, DIM, filter, k, &(struct vector_how){.exact = true}, exact,
+                                     &n_exact, NULL, NULL, &why));
+        CHECK_OK(store_search_vector(v, coll, q, DIM, filter, k, NULL, fast, &n_fast, NULL, NULL, &why));
         size_t expect = n_want < k ? n_want : k;
         CHECK_U64_EQ(n_exact, expect);
         CHECK_U64_EQ(n_fast, expect);
@@ -424,14 +425,16 @@ static void equal_vectors_come_in_the_order_of_their_ids(void **state)
     CHECK_OK(store_view_begin(&v, f.s, &why));
     CHECK_OK(store_filter_open(&filter, v, "c", &caller_all, &why));
     for (int exact = 0; exact < 2; exact++) {
-        CHECK_OK(store_search_vector(v, "c", q, DIM, filter, 50, exact, hits, &n, NULL, &why));
+        CHECK_OK(store_search_vector(v, "c", q, DIM, filter, 50, &(struct vector_how){.exact = exact}, hits,
+                                     &n, NULL, NULL, &why));
         CHECK_U64_EQ(n, 50);
         for (size_t i = 0; i < n; i++)
             CHECK_U64_EQ(hits[i].passage_id, 2 + i / 2 * 3 + i % 2);
     }
-    CHECK_ERR(store_search_vector(v, "c", q, DIM, filter, SEARCH_HITS_MAX + 1, false, hits, &n, NULL, &why),
-              CAIRN_EINVAL);
-    CHECK_OK(store_search_vector(v, "c", q, DIM, filter, 0, false, hits, &n, NULL, &why));
+    CHECK_ERR(
+        store_search_vector(v, "c", q, DIM, filter, SEARCH_HITS_MAX + 1, NULL, hits, &n, NULL, NULL, &why),
+        CAIRN_EINVAL);
+    CHECK_OK(store_search_vector(v, "c", q, DIM, filter, 0, NULL, hits, &n, NULL, NULL, &why));
     CHECK_U64_EQ(n, 0);
     store_filter_close(filter);
     store_view_end(v);

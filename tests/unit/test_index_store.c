@@ -148,11 +148,12 @@ static void replacing_keeps_vectors_by_hash_and_removes_the_rest(void **state)
     size_t n;
     CHECK_OK(store_filter_open(&filter, v, "hr", &caller_all, &why));
     for (int exact = 0; exact < 2; exact++) {
-        CHECK_OK(store_search_vector(v, "hr", want, DIM, filter, 8, exact, hits, &n, NULL, &why));
+        CHECK_OK(store_search_vector(v, "hr", want, DIM, filter, 8, &(struct vector_how){.exact = exact},
+                                     hits, &n, NULL, NULL, &why));
         CHECK_U64_EQ(n, 2);
         CHECK_NEAR(hits[0].score, 1, 1e-6);
     }
-    CHECK_ERR(store_search_vector(v, "hr", want, DIM - 1, filter, 8, false, hits, &n, NULL, &why),
+    CHECK_ERR(store_search_vector(v, "hr", want, DIM - 1, filter, 8, NULL, hits, &n, NULL, NULL, &why),
               CAIRN_EINVAL);
     store_filter_close(filter);
     store_view_end(v);
@@ -276,7 +277,9 @@ static void only_its_principals_see_a_document(void **state)
             struct store_hit hits[8];
             CHECK_OK(store_filter_open(&filter, v, colls[i], &rows[r].c, &why));
             for (int exact = 0; exact < 2; exact++) {
-                CHECK_OK(store_search_vector(v, colls[i], q, DIM, filter, 8, exact, hits, &n, NULL, &why));
+                CHECK_OK(store_search_vector(v, colls[i], q, DIM, filter, 8,
+                                             &(struct vector_how){.exact = exact}, hits, &n, NULL, NULL,
+                                             &why));
                 dense[0] = '\0';
                 for (size_t j = 0; j < n; j++) {
                     struct passage_info p;
@@ -485,10 +488,14 @@ static void a_view_sees_one_generation(void **state)
     CHECK_ERR(store_search_lexical(old, "c", STR("before"), filter, 4, hits, &n, &stop, &why),
               CAIRN_ESTOPPED);
     float q[DIM] = {1};
-    CHECK_ERR(store_search_vector(old, "c", q, DIM, filter, 4, true, hits, &n, &stop, &why), CAIRN_ESTOPPED);
-    CHECK_ERR(store_search_vector(old, "c", q, DIM, filter, 4, false, hits, &n, &stop, &why), CAIRN_ESTOPPED);
+    CHECK_ERR(store_search_vector(old, "c", q, DIM, filter, 4, &(struct vector_how){.exact = true}, hits, &n,
+                                  NULL, &stop, &why),
+              CAIRN_ESTOPPED);
+    CHECK_ERR(store_search_vector(old, "c", q, DIM, filter, 4, NULL, hits, &n, NULL, &stop, &why),
+              CAIRN_ESTOPPED);
     q[1] = NAN;
-    CHECK_ERR(store_search_vector(old, "c", q, DIM, filter, 4, false, hits, &n, NULL, &why), CAIRN_EINVAL);
+    CHECK_ERR(store_search_vector(old, "c", q, DIM, filter, 4, NULL, hits, &n, NULL, NULL, &why),
+              CAIRN_EINVAL);
     CHECK_ERR(store_search_lexical(old, "c", STR("\xff"), filter, 4, hits, &n, NULL, &why), CAIRN_EINVAL);
     store_filter_close(filter);
     store_view_end(old);

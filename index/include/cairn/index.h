@@ -33,6 +33,8 @@ const char *store_dir(const struct store *s);
  * -------------------------------------------------------------------------------------------------- */
 
 enum vector_metric { METRIC_COSINE, METRIC_DOT, METRIC_L2 };
+/* How vectors are searched. AUTO: by the planner, per query. The same rows serve all of them. */
+enum vector_kind { VECTOR_AUTO, VECTOR_FLAT, VECTOR_HNSW, VECTOR_IVF };
 enum fusion_kind { FUSION_MINMAX, FUSION_RRF };
 #define COLLECTION_NAME_MAX 64u /* [a-z0-9_-], starts with a letter or digit */
 #define DOCUMENT_ID_MAX 400u    /* bytes of UTF-8, no control characters */
@@ -46,7 +48,8 @@ struct collection_opts {
     char embedder[96]; /* model name whose vectors it holds; "" = no vectors */
     uint32_t dim;      /* 0 = no vectors */
     enum vector_metric metric;
-    bool is_public; /* documents without an ACL: readable by all when true, by nobody when false */
+    enum vector_kind index; /* what a query uses that does not say */
+    bool is_public;         /* documents without an ACL: readable by all when true, by nobody when false */
     enum fusion_kind fusion;
     float dense_weight;  /* 0..1, share of the dense leg in fusion */
     float rerank_weight; /* 0..1, share of the pair model in the final score; 0 = no rerank */
@@ -87,7 +90,7 @@ CAIRN_MUST_USE enum cairn_err store_collection_create(struct store_batch *b, con
                                                       struct cairn_why *why); /* EEXISTS */
 CAIRN_MUST_USE enum cairn_err
 store_collection_update(struct store_batch *b, const struct collection_opts *o,
-                        struct cairn_why *why); /* weights, fusion, is_public only */
+                        struct cairn_why *why); /* weights, fusion, index, is_public only */
 CAIRN_MUST_USE enum cairn_err store_collection_drop(struct store_batch *b, const char *name,
                                                     struct cairn_why *why);
 /* Replaces a document of the same id. A passage whose hash (cairn_hash of its text) already has a vector in
@@ -198,12 +201,29 @@ CAIRN_MUST_USE enum cairn_err store_search_lexical(struct store_view *v, const c
                                                    struct cairn_str query, const struct store_filter *f,
                                                    size_t k, struct store_hit *hits, size_t *n_hits,
                                                    const struct cairn_stop *stop, struct cairn_why *why);
-/* Exact when exact is true; otherwise whatever vector index the collection has. query is [dim]. EINVAL when
- * dim differs. */
+/* How one query is searched; all zero: as the collection says, with the configured widths. */
+struct vector_how {
+    enum vector_kind kind;
+    bool exact;          /* every row the filter lets through, in f32: the truth that recall is measured by */
+    uint32_t ef, nprobe; /* search width of the graph; lists read by IVF; at most VECTOR_WIDTH_MAX */
+};
+#define VECTOR_WIDTH_MAX 4096u
+/* What the planner did, for `explain`. Strings are static. */
+struct vector_plan {
+    const char
+        *path; /* exact, scan (of the filter's rows), flat, graph, two_hop, ivf, or none (no segment yet) */
+    const char *reason; /* one clause */
+    double share;       /* of the collection's rows that the filter lets through */
+    uint32_t n_segments, ef, nprobe;
+    uint64_t n_delta, n_scored; /* rows outside segments; codes compared */
+};
+/* query is [dim]; EINVAL when dim differs. how NULL: defaults. plan may be NULL. Scores are of the f32 rows
+ * (Euclidean distance negated), whatever path found them; ties by lower passage id. */
 CAIRN_MUST_USE enum cairn_err store_search_vector(struct store_view *v, const char *collection,
                                                   const float *query, uint32_t dim,
-                                                  const struct store_filter *f, size_t k, bool exact,
-                                                  struct store_hit *hits, size_t *n_hits,
+                                                  const struct store_filter *f, size_t k,
+                                                  const struct vector_how *how, struct store_hit *hits,
+                                                  size_t *n_hits, struct vector_plan *plan,
                                                   const struct cairn_stop *stop, struct cairn_why *why);
 
 /* bytes BORROWED until the view ends; ENOTFOUND. */
@@ -219,9 +239,40 @@ store_record_each(struct store_view *v, const char *space, struct cairn_str pref
  * --------------------------------------------------------------------------------------------------------------
  */
 
+/* Vectors of a collection: rows of the delta (written by documents' transactions) and of merged segments. */
+struct vector_info {
+    uint64_t n_delta, n_rows, n_dead; /* n_rows: in segments, dead ones included */
+    uint32_t n_segments;
+    uint64_t hot_bytes, cold_bytes; /* of segments: codes and links; f32 rows, ids and the rest */
+};
+CAIRN_MUST_USE enum cairn_err store_vector_info(struct store_view *v, const char *collection,
+                                                struct vector_info *out, struct cairn_why *why);
+
+/* Moves delta rows into segments and small or half-dead segments into larger ones, where index.merge_rows_min
+ * and the tiers ask for it (full: everything into as few segments as allowed). Builds outside any
+ * transaction, writes chunk by chunk in transactions of their own, and makes the result visible by one small
+ * commit that changes speed and never content. Killed anywhere it leaves at most unreferenced chunks, which
+ * the next merge removes; what was flipped stays. Writers and readers go on meanwhile; one merge at a time
+ * (CAIRN_EBUSY). collection NULL: all. *n_merged: segments made. */
+struct store_merge_opts {
+    bool full;
+    unsigned threads;  /* 0: 1 */
+    uint32_t rest_pct; /* share of the time to sleep between pieces of work, 0..90: the throttle */
+};
+CAIRN_MUST_USE enum cairn_err store_merge(struct store *s, const char *collection,
+                                          const struct store_merge_opts *o, cairn_progress_fn progress,
+                                          void *ctx, const struct cairn_stop *stop, uint32_t *n_merged,
+                                          struct cairn_why *why);
+/* Of the merge that runs in this process now: phase is static, NULL when none runs. */
+struct store_merge_state {
+    const char *phase;
+    uint64_t done, total, n_merges; /* n_merges: segments made since the store was opened */
+};
+void store_merge_state_get(struct store *s, struct store_merge_state *out);
+
 struct store_stats {
     uint64_t generation, map_bytes, map_used_bytes, file_bytes, n_collections, n_documents, n_passages,
-        n_vectors, readers, dead_readers_cleared;
+        n_vectors, n_segments, n_delta, readers, dead_readers_cleared;
 };
 CAIRN_MUST_USE enum cairn_err store_stats_get(struct store *s, struct store_stats *out,
                                               struct cairn_why *why);
