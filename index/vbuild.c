@@ -140,37 +140,6 @@ static enum cairn_err choose_scale(struct build *x, struct cairn_why *why)
     return CAIRN_OK;
 }
 
-static void encode_row(const struct build *x, const float *v, float *tmp, uint8_t *out, float *norm2)
-{
-    const struct vseg_rec *r = &x->b->rec;
-    int8_t codes[VECTOR_DIM_MAX];
-    float bias = 0, scale = 1;
-    memcpy(tmp, v, (size_t)r->dim * 4);
-    vseg_rotate(r->rotation, tmp, r->dim);
-    if (r->metric == METRIC_COSINE) {
-        float norm = sqrtf(x->k->dotf(v, v, r->dim)), inv = norm > 0 ? 1 / (norm * r->scale) : 0;
-        for (uint32_t i = 0; i < r->dim; i++) {
-            float q = tmp[i] * inv;
-            codes[i] = (int8_t)(q >= 127 ? 127 : q <= -127 ? -127 : lrintf(q));
-        }
-    } else {
-        scale = vdot_quantise(tmp, r->dim, codes);
-    }
-    int64_t sum = 0;
-    for (uint32_t i = 0; i < r->dim; i++)
-        sum += codes[i] * codes[i];
-    *norm2 = (float)sum * scale * scale;
-    for (uint32_t i = 0; i < r->dim; i++)
-        out[i] = (uint8_t)(codes[i] + 128);
-    memset(out + r->dim, 128, x->pad - r->dim);
-    if (vseg_has_tail(r)) {
-        if (r->metric == METRIC_L2)
-            bias = -*norm2;
-        memcpy(out + vseg_tail_at(r), &scale, 4);
-        memcpy(out + vseg_tail_at(r) + 4, &bias, 4);
-    }
-}
-
 static void *fail_alloc(struct cairn_why *why)
 {
     (void)cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
@@ -253,7 +222,9 @@ static void encode(void *ctx, size_t from, size_t to, unsigned thread)
     struct build *x = ctx;
     float *tmp = (float *)(void *)x->workers[thread].pool;
     for (size_t row = from; row < to; row++)
-        encode_row(x, x->v + (size_t)x->b->perm[row] * x->o->dim, tmp, hot(x, (uint32_t)row), &x->norm2[row]);
+        vseg_encode_row(&x->b->rec, x->v + (size_t)x->b->perm[row] * x->o->dim, tmp, hot(x, (uint32_t)row),
+                        &x->norm2[row]);
+
 }
 
 /* Rows by cluster; inside a cluster in the order of ids. Empty lists are left out. */

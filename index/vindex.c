@@ -757,6 +757,109 @@ static enum cairn_err check_segment(struct vcheck *k, const struct segment *s, c
     return err;
 }
 
+/* One merged segment: rows and order agree, ids are unique and inside the range, links stay inside and reach
+ * every live row from the medoids, codes follow from the f32 rows, dead rows are counted. Adds what it holds to
+ * k->coded. */
+static enum cairn_err check_merged(struct vcheck *k, const struct vseg *s, const struct idset *live, float *row,
+                                   struct cairn_why *why)
+{
+    const struct vseg_rec *r = &s->rec;
+    uint32_t n = r->n, pad = vseg_pad(r->dim), n_stack = 0, alive = 0, last = 0, n_row = 0;
+    uint64_t *seen = cairn_calloc((size_t)n / 64 + 1, 8);
+    uint32_t *stack = cairn_reallocarray(NULL, n, 4);
+    uint8_t *codes = cairn_malloc(vseg_stride(r, PART_HOT)); /* its tail is written too */
+    float *tmp = cairn_reallocarray(NULL, r->dim, sizeof(float));
+    enum cairn_err err = seen && stack && codes && tmp
+                             ? CAIRN_OK
+                             : cairn_fail(why, CAIRN_ENOMEM, "no memory to check vectors");
+    for (uint32_t i = 0; i < n && !err; i++) { /* order: ascending, and the rows say the same */
+        uint32_t pair[2], id;
+        const uint8_t *p = vseg_row(s, PART_ORDER, i, why), *m = NULL;
+        if (p)
+            memcpy(pair, p, 8);
+        if (p && pair[1] < n)
+            m = vseg_row(s, PART_IDS, pair[1], why);
+        if (m)
+            memcpy(&id, m, 4);
+        if (!p || (pair[1] < n && !m))
+            err = CAIRN_ECORRUPT;
+        else if (pair[1] >= n || id != pair[0] || pair[0] < r->first || pair[0] > r->last ||
+                 (i && pair[0] <= last))
+            finding(k, pair[0], "a segment's table of passages does not agree with its rows");
+        last = err ? 0 : pair[0];
+    }
+    for (uint32_t l = 0, next = 0; l < r->n_lists && !err; l++) {
+        uint32_t v[2];
+        const uint8_t *p = vseg_row(s, PART_LISTS, l, why);
+        if (!p) {
+            err = CAIRN_ECORRUPT;
+            break;
+        }
+        memcpy(v, p + pad, 8);
+        if (l ? v[0] <= next : v[0] != 0)
+            finding(k, r->first, "a segment's lists are not runs of its rows");
+        next = v[0];
+        if (v[1] >= n || v[1] < v[0]) {
+            finding(k, r->first, "a medoid outside its list");
+        } else if (!(seen[v[1] >> 6] >> (v[1] & 63) & 1)) {
+            seen[v[1] >> 6] |= 1ull << (v[1] & 63);
+            stack[n_stack++] = v[1];
+        }
+    }
+    while (n_stack && !err) {
+        const uint8_t *p = vseg_row(s, PART_HOT, stack[--n_stack], why);
+        if (!p)
+            err = CAIRN_ECORRUPT;
+        for (uint32_t i = 0; i < r->links && !err; i++) {
+            uint32_t to;
+            memcpy(&to, p + pad + 4 * i, 4);
+            if (to == VSEG_NONE)
+                break;
+            if (to >= n) {
+                finding(k, r->first, "a link leaves its segment");
+            } else if (!(seen[to >> 6] >> (to & 63) & 1)) {
+                seen[to >> 6] |= 1ull << (to & 63);
+                stack[n_stack++] = to;
+            }
+        }
+    }
+    for (; n_row < n && !err; n_row++) {
+        uint32_t id;
+        float norm, norm2;
+        const uint8_t *m = vseg_row(s, PART_IDS, n_row, why), *v = vseg_row(s, PART_F32, n_row, why),
+                      *h = vseg_row(s, PART_HOT, n_row, why);
+        if (!m || !v || !h) {
+            err = CAIRN_ECORRUPT;
+            break;
+        }
+        memcpy(&id, m, 4);
+        memcpy(&norm, m + 4, 4);
+        memcpy(row, v, (size_t)r->dim * 4);
+        vseg_encode_row(r, row, tmp, codes, &norm2);
+        if (norm != vindex_norm(row, r->dim) || memcmp(codes, h, pad) != 0)
+            finding(k, id, "the int8 code does not follow from the vector");
+        if (!idset_has(live, id))
+            continue;
+        alive++;
+        const char *bad = vindex_refuses(row, r->dim, r->metric);
+        if (bad)
+            finding(k, id, bad);
+        if (!(seen[n_row >> 6] >> (n_row & 63) & 1))
+            finding(k, id, "no walk reaches its row");
+        if (idset_has(&k->coded, id))
+            finding(k, id, "two rows for one passage");
+        else if (!idset_add(&k->coded, id))
+            err = cairn_fail(why, CAIRN_ENOMEM, "no memory for a set of passages");
+    }
+    if (!err && r->dead != n - alive)
+        finding(k, r->first, "the segment's record miscounts its dead rows");
+    cairn_free(seen);
+    cairn_free(stack);
+    cairn_free(codes);
+    cairn_free(tmp);
+    return err;
+}
+
 enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live,
                             void (*report)(void *ctx, const char *line), void *ctx, struct cairn_why *why)
 {
@@ -768,8 +871,13 @@ enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live
     int8_t *codes = cairn_malloc(x->dim);
     uint32_t last = 0;
     size_t n_codes = 0, n_metas = 0;
+    const struct vset *set = NULL;
     enum cairn_err err =
         row && codes ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "no memory to check vectors");
+    if (!err)
+        err = vset_get(x->kv, x->coll, &set, why);
+    for (uint32_t i = 0; !err && i < set->n; i++)
+        err = check_merged(&k, &set->segs[i], live, row, why);
     if (!err)
         err = kv_cursor_open(&c, x->kv, DB_CODE, why);
     if (!err) {
@@ -802,6 +910,8 @@ enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live
     if (!err) {
         for (err = kv_seek(&c, &prefix, why); !err && kv_has_prefix(c.key, &prefix); err = kv_next(&c, why)) {
             uint32_t id = key_read_u32(c.key, 4);
+            if (c.key.len == 8 && id < set->next_id) /* a merge has not cleaned up yet */
+                continue;
             if (c.key.len != 8 || !idset_has(live, id)) {
                 finding(&k, id, "a vector of no passage");
                 continue;
@@ -819,8 +929,9 @@ enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live
     kv_cursor_close(&c);
     for (uint32_t id = idset_next(live, 0); !err && x->dim && id != UINT32_MAX;
          id = idset_next(live, id + 1)) {
-        bool there;
-        err = row_alive(x, id, &there, why);
+        bool there = id < set->next_id; /* its segment was walked above */
+        if (!there)
+            err = row_alive(x, id, &there, why);
         if (!err && !there)
             finding(&k, id, "a passage without its vector");
         if (!err && !idset_has(&k.coded, id))

@@ -225,6 +225,35 @@ float vseg_encode(const struct vseg_rec *r, const float *v, float *tmp, int8_t *
     return vdot_quantise(tmp, r->dim, codes) * (r->metric == METRIC_L2 ? 2.0f : 1.0f);
 }
 
+void vseg_encode_row(const struct vseg_rec *r, const float *v, float *tmp, uint8_t *out, float *norm2)
+{
+    int8_t codes[VECTOR_DIM_MAX];
+    float scale = 1;
+    uint32_t pad = vseg_pad(r->dim);
+    memcpy(tmp, v, (size_t)r->dim * 4);
+    vseg_rotate(r->rotation, tmp, r->dim);
+    if (r->metric == METRIC_COSINE) {
+        float norm = vindex_norm(v, r->dim), inv = norm > 0 ? 1 / (norm * r->scale) : 0;
+        for (uint32_t i = 0; i < r->dim; i++) {
+            float q = tmp[i] * inv;
+            codes[i] = (int8_t)(q >= 127 ? 127 : q <= -127 ? -127 : lrintf(q));
+        }
+    } else {
+        scale = vdot_quantise(tmp, r->dim, codes);
+    }
+    int64_t sum = 0;
+    for (uint32_t i = 0; i < r->dim; i++) {
+        sum += codes[i] * codes[i];
+        out[i] = (uint8_t)(codes[i] + 128);
+    }
+    memset(out + r->dim, 128, pad - r->dim);
+    *norm2 = (float)sum * scale * scale;
+    if (vseg_has_tail(r)) {
+        float tail[2] = {scale, r->metric == METRIC_L2 ? -*norm2 : 0};
+        memcpy(out + vseg_tail_at(r), tail, 8);
+    }
+}
+
 /* ---- sets ---- */
 
 void vcache_init(struct vcache *c)

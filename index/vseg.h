@@ -75,6 +75,10 @@ static inline float vseg_list_score(const uint8_t *list, uint32_t pad, float qsc
  * (doubled under L2, where scores are 2 q.r - r.r). */
 float vseg_encode(const struct vseg_rec *r, const float *v, float *tmp, int8_t *codes);
 
+/* A row as it stands in PART_HOT, but for its links: codes, and the tail where there is one. *norm2: squared
+ * length of what the codes stand for (cosine: of the codes alone). tmp holds dim. */
+void vseg_encode_row(const struct vseg_rec *r, const float *v, float *tmp, uint8_t *out, float *norm2);
+
 struct vpart {
     uint32_t n, stride;
     unsigned shift;
