@@ -224,7 +224,6 @@ static void encode(void *ctx, size_t from, size_t to, unsigned thread)
     for (size_t row = from; row < to; row++)
         vseg_encode_row(&x->b->rec, x->v + (size_t)x->b->perm[row] * x->o->dim, tmp, hot(x, (uint32_t)row),
                         &x->norm2[row]);
-
 }
 
 /* Rows by cluster; inside a cluster in the order of ids. Empty lists are left out. */
@@ -369,7 +368,8 @@ static uint32_t nearest(const struct build *x, struct worker *w, uint32_t row, u
     return n;
 }
 
-/* Of candidates sorted best first keeps at most `links` that are not better reached through a kept one. */
+/* Of candidates sorted best first keeps at most `links` that are not better reached through a kept one. Of
+ * copies of one vector it keeps one, so that they cannot fill a list and become an island. */
 static uint32_t prune(const struct build *x, const struct cand *c, uint32_t n, uint32_t *out)
 {
     uint32_t kept = 0, links = x->o->links;
@@ -384,7 +384,7 @@ static uint32_t prune(const struct build *x, const struct cand *c, uint32_t n, u
             similarities(x, c[i].row, q, out + j, m, sims);
             for (uint32_t t = 0; t < m; t++)
                 hidden = hidden ||
-                         (x->o->metric == METRIC_DOT ? sims[t] > c[i].sim : ALPHA * -sims[t] < -c[i].sim);
+                         (x->o->metric == METRIC_DOT ? sims[t] >= c[i].sim : ALPHA * -sims[t] <= -c[i].sim);
         }
         if (!hidden)
             out[kept++] = c[i].row;

@@ -758,10 +758,10 @@ static enum cairn_err check_segment(struct vcheck *k, const struct segment *s, c
 }
 
 /* One merged segment: rows and order agree, ids are unique and inside the range, links stay inside and reach
- * every live row from the medoids, codes follow from the f32 rows, dead rows are counted. Adds what it holds to
- * k->coded. */
-static enum cairn_err check_merged(struct vcheck *k, const struct vseg *s, const struct idset *live, float *row,
-                                   struct cairn_why *why)
+ * every live row from the medoids, codes follow from the f32 rows, dead rows are counted. Adds what it holds
+ * to k->coded. */
+static enum cairn_err check_merged(struct vcheck *k, const struct vseg *s, const struct idset *live,
+                                   float *row, struct cairn_why *why)
 {
     const struct vseg_rec *r = &s->rec;
     uint32_t n = r->n, pad = vseg_pad(r->dim), n_stack = 0, alive = 0, last = 0, n_row = 0;

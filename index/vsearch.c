@@ -398,15 +398,44 @@ static enum cairn_err enter(struct search *h, uint32_t row)
     return err;
 }
 
+/* Drops from the pool what the filter does not let through. */
+static enum cairn_err pool_filter(struct search *h)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < h->n_pool; i++) {
+        bool yes;
+        enum cairn_err err = passes(h, h->x->pool[i].row & ~EXPANDED, &yes);
+        if (err)
+            return err;
+        if (yes)
+            h->x->pool[n++] = h->x->pool[i];
+    }
+    h->n_pool = n;
+    return CAIRN_OK;
+}
+
+/* A plain walk. Where rows that do not pass crowd around the query (a deleted topic, a filter by topic) the
+ * pool may hold too few that do: then again with a wider one. */
 static enum cairn_err graph(struct search *h)
 {
     uint32_t n, from, to, medoid;
+    bool all = h->w->filter->everything && h->s->rec.dead == 0;
     enum cairn_err err = rank_lists(h, 1, &n);
     if (!err)
         err = list_get(h, h->x->lists[0].row, &from, &to, &medoid);
-    if (!err)
+    for (bool enough = false; !enough && !err;) {
+        h->n_pool = 0;
         err = enter(h, medoid);
-    return err ? err : walk(h, false);
+        if (!err)
+            err = walk(h, false);
+        forget(h->x);
+        if (!err && !all)
+            err = pool_filter(h);
+        enough = all || h->n_pool >= h->w->ef / 2 || h->cap >= POOL_MAX || h->cap >= h->s->rec.n;
+        if (!enough)
+            h->cap = h->cap * 2 > POOL_MAX ? POOL_MAX : h->cap * 2;
+    }
+    return err;
 }
 
 /* Enters at the first rows of the nearest lists that the filter lets through. */
@@ -625,7 +654,7 @@ enum cairn_err vseg_search(const struct vseg *s, const struct vwalk *w, struct v
     width *= wider;
     h.cap = width > POOL_MAX ? POOL_MAX : (uint32_t)width;
     n_rank = 24 + (w->ef > 24 ? (w->ef - 24) / 8 : 0);
-    n_rank = (uint32_t)((n_rank < 2 * k ? 2 * k : n_rank) * wider);
+    n_rank = n_rank < 2 * k ? 2 * k : n_rank;
     if (path == BY_SCAN || path == BY_FLAT || path == BY_IVF)
         h.cap = n_rank;
     if (h.cap > s->rec.n)
