@@ -545,6 +545,43 @@ static enum cairn_err merge_collection(struct job *j, struct cairn_why *why)
     return err == CAIRN_ENOTFOUND ? CAIRN_OK : err; /* nothing is due; or the collection was dropped */
 }
 
+/* Chunks of a collection that was dropped while a merge was killed: nobody else would find them. */
+static enum cairn_err clean_strays(struct job *j, const struct collection_info *list, size_t n,
+                                   struct cairn_why *why)
+{
+    for (uint32_t id = 0;;) {
+        struct store_view *v;
+        MDB_cursor *c;
+        struct kv_key from;
+        MDB_val k, data;
+        enum cairn_err err = store_view_begin(&v, j->s, why);
+        if (err)
+            return err;
+        key_u32(key_reset(&from), id);
+        k = (MDB_val){from.len, from.b};
+        int rc = mdb_cursor_open(v->kv.txn, v->kv.dbi[DB_CHUNK], &c);
+        if (!rc) {
+            rc = mdb_cursor_get(c, &k, &data, MDB_SET_RANGE);
+            if (!rc)
+                id = key_read_u32((struct cairn_str){k.mv_data, k.mv_size}, 0);
+            mdb_cursor_close(c);
+        }
+        store_view_end(v);
+        if (rc)
+            return rc == MDB_NOTFOUND ? CAIRN_OK : cairn_err_from_mdb(why, rc, "database chunk");
+        bool known = false;
+        for (size_t i = 0; i < n; i++)
+            known = known || list[i].id == id;
+        if (!known) {
+            j->coll = (struct coll_rec){.id = id};
+            err = clean(j, why);
+        }
+        if (err || id == UINT32_MAX)
+            return err;
+        id++;
+    }
+}
+
 enum cairn_err store_merge(struct store *s, const char *collection, const struct store_merge_opts *o,
                            cairn_progress_fn progress, void *ctx, const struct cairn_stop *stop,
                            uint32_t *n_merged, struct cairn_why *why)
@@ -573,6 +610,8 @@ enum cairn_err store_merge(struct store *s, const char *collection, const struct
             err = store_collection_list(v, &list, &n, why);
         store_view_end(v);
     }
+    if (!err && !collection)
+        err = clean_strays(&j, list, n, why);
     for (size_t i = 0; i < n && !err; i++) {
         if (collection && strcmp(collection, list[i].opts.name) != 0)
             continue;

@@ -1,5 +1,6 @@
 /* Merged vector segments: what they promise whatever they are built from. Exact search over the same store is
  * the truth; recall floors are floors because the graph is approximate by design. */
+#include "store.h"
 #include "test_index_fixture.h"
 #include "vseg.h"
 
@@ -435,6 +436,78 @@ static void dropping_a_collection_drops_its_segments(void **state)
     corpus_release(&c);
 }
 
+/* A killed merge leaves chunks that nothing refers to; the next one removes them, of dropped collections too.
+ */
+static void chunks_of_nobody_are_removed(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct corpus c = corpus_new(24, METRIC_COSINE);
+    corpus_put(&c, 0, 800, 1);
+    for (int round = 0; round < 2; round++) {
+        uint32_t n;
+        struct store_stats with, without;
+        CHECK_OK(cairn_failpoint_set("index.merge.before_flip=error", &why));
+        CHECK_ERR(
+            store_merge(c.f.s, NULL, &(struct store_merge_opts){.full = true}, NULL, NULL, NULL, &n, &why),
+            CAIRN_EIO);
+        CHECK_OK(cairn_failpoint_set("", &why));
+        CHECK_OK(store_stats_get(c.f.s, &with, &why));
+        if (round) {
+            struct store_batch *b;
+            CHECK_OK(store_batch_begin(&b, c.f.s, &why));
+            CHECK_OK(store_collection_drop(b, "v", &why));
+            CHECK_OK(store_batch_commit(b, NULL, &why));
+        }
+        CHECK_OK(store_merge(c.f.s, NULL, NULL, NULL, NULL, NULL, &n, &why));
+        CHECK_U64_EQ(n, round ? 0 : 1);
+        CHECK_OK(store_stats_get(c.f.s, &without, &why));
+        CHECK_LE(without.map_used_bytes, with.map_used_bytes + (1 << 20)); /* freed pages were used again */
+        if (!round)
+            corpus_put(&c, 0, 800, 1);
+    }
+    corpus_release(&c);
+}
+
+/* A store of format 1 has neither databases nor the byte of a collection's index. */
+static void a_store_of_format_one_is_brought_up_when_opened_for_writing(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct corpus c = corpus_new(24, METRIC_COSINE);
+    corpus_put(&c, 0, 300, 1);
+    struct cairn_hash before = digest_of(&c.f);
+    fixture_close(&c.f);
+    MDB_env *env;
+    MDB_dbi dbi[DB_N];
+    char *path = cairn_path_join(c.f.dir, "store");
+    struct kv kv = {0};
+    struct kv_key k;
+    struct cairn_str old;
+    CHECK_OK(env_open(&env, dbi, path, false, false, 1 << 28, 8, &why));
+    CHECK_I64_EQ(mdb_txn_begin(env, NULL, 0, &kv.txn), 0);
+    kv.dbi = dbi;
+    CHECK_I64_EQ(mdb_drop(kv.txn, dbi[DB_GRAPH], 1), 0);
+    CHECK_I64_EQ(mdb_drop(kv.txn, dbi[DB_CHUNK], 1), 0);
+    CHECK_OK(kv_put(&kv, DB_META, key_bytes(key_reset(&k), "format", 6), "\1\0\0", 4, &why));
+    CHECK_OK(kv_get(&kv, DB_COLLECTION, key_bytes(key_reset(&k), "v", 1), &old, &why));
+    char *shorter = cairn_strndup(old.p, old.len);
+    memcpy(shorter, old.p, old.len);
+    CHECK_OK(kv_put(&kv, DB_COLLECTION, &k, shorter, old.len - 1, &why));
+    CHECK_I64_EQ(mdb_txn_commit(kv.txn), 0);
+    mdb_env_close(env);
+    cairn_free(shorter);
+    cairn_free(path);
+    struct store *reader;
+    CHECK_ERR(store_open(&reader, &(struct store_opts){.dir = c.f.dir, .read_only = true}, &why),
+              CAIRN_EUNSUPPORTED);
+    fixture_open(&c.f);
+    CHECK_U64_EQ(corpus_merge(&c, true), 1);
+    struct cairn_hash after = digest_of(&c.f);
+    CHECK(memcmp(&before, &after, sizeof(before)) == 0);
+    corpus_release(&c);
+}
+
 static void a_merge_that_is_told_to_stop_leaves_all_as_it_was(void **state)
 {
     UNUSED_STATE(state);
@@ -471,6 +544,8 @@ int main(void)
         TEST(segments_stay_few_while_rows_come),
         TEST(a_large_delta_becomes_several_segments),
         TEST(dropping_a_collection_drops_its_segments),
+        TEST(chunks_of_nobody_are_removed),
+        TEST(a_store_of_format_one_is_brought_up_when_opened_for_writing),
         TEST(a_merge_that_is_told_to_stop_leaves_all_as_it_was),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
