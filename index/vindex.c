@@ -773,7 +773,7 @@ static enum cairn_err check_merged(struct vcheck *k, const struct vseg *s, const
                              ? CAIRN_OK
                              : cairn_fail(why, CAIRN_ENOMEM, "no memory to check vectors");
     for (uint32_t i = 0; i < n && !err; i++) { /* order: ascending, and the rows say the same */
-        uint32_t pair[2], id;
+        uint32_t pair[2], id = 0;
         const uint8_t *p = vseg_row(s, PART_ORDER, i, why), *m = NULL;
         if (p)
             memcpy(pair, p, 8);
