@@ -329,6 +329,16 @@ class Local(Case):
         self.run_ok("collection", "describe", "--data", self.data, *NONE, "texte", code=NOT_FOUND)
         self.run_ok("search", "--data", self.data, *NONE, "texte", "x", code=NOT_FOUND)
 
+    def test_index_of_brought_vectors(self):
+        cairn("collection", "create", "v", "--dim", "3", "--metric", "dot", "--index", "hnsw", *self.local)
+        self.assertEqual(cairn("collection", "create", "w", "--dim", "5000", *self.local, code=2).returncode, 2)
+        cairn("collection", "create", "w", "--metric", "dot", *self.local, code=2)
+        cairn("collection", "update", "v", "--index", "ivf", *self.local)
+        info = json.loads(cairn("index", "info", "--json", "--data", self.data).stdout)
+        self.assertEqual([(c["collection"], c["dim"], c["metric"]) for c in info], [("v", 3, "dot")])
+        for option in ([], ["--full"], ["v"]):
+            self.assertIn("n_merged", json.loads(cairn("index", "merge", *option, "--json", "--data", self.data).stdout))
+
     def test_documents_one_by_one(self):
         text = "Die Brücke wurde 1907 gebaut.\n"
         self.run_ok("doc", "put", "--data", self.data, *NONE, "kb", "note.txt", stdin=text)
