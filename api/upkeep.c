@@ -231,10 +231,12 @@ static void merge_if_due(struct upkeep *u)
         store_view_end(v);
         if (u->merged && generation == u->generation)
             return;
-        err = store_merge(s->store, NULL,
-                          &(struct store_merge_opts){
-                              .threads = 1, .rest_pct = (uint32_t)conf_size(s, "api.merge_rest_pct")},
-                          NULL, NULL, &u->stop, &n_merged, &why);
+        err = CAIRN_FAILPOINT("api.merge")
+                  ? cairn_fail(&why, CAIRN_EIO, "failpoint before a merge")
+                  : store_merge(s->store, NULL,
+                                &(struct store_merge_opts){
+                                    .threads = 1, .rest_pct = (uint32_t)conf_size(s, "api.merge_rest_pct")},
+                                NULL, NULL, &u->stop, &n_merged, &why);
     }
     if (!err) {
         u->merged = true;

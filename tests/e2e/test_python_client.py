@@ -141,6 +141,7 @@ class PythonClient(unittest.TestCase):
         done = run("index", "merge", "--data", self.path, check=False)
         self.assertNotEqual(done.returncode, 0)  # the server holds the writer's lock
         self.assertIn("vectors", run("index", "info", "--data", self.path).stdout)
+        self.assertIn("clean", run("debug", "check", "--data", self.path).stdout)
 
 
 if __name__ == "__main__":

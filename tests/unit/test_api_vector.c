@@ -411,6 +411,32 @@ static void a_full_queue_drops_and_a_small_share_samples_few(void **state)
     fix_close(&f);
 }
 
+static void a_failed_merge_is_tried_again_later_and_later(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct fix f = fix_open(NULL);
+    struct api_metrics *m = &f.s->metrics;
+    put_random(f.s, "cosine", 4);
+    CHECK_OK(cairn_failpoint_set("api.merge=error", &why));
+    for (int i = 0; i < 5; i++)
+        (void)upkeep_round(f.s->upkeep);
+    CHECK_U64_EQ(atomic_load(&m->merge_errors), 1); /* the others came before its time */
+    struct timespec s = {1, 50000000};
+    nanosleep(&s, NULL);
+    (void)upkeep_round(f.s->upkeep);
+    (void)upkeep_round(f.s->upkeep);
+    CHECK_U64_EQ(atomic_load(&m->merge_errors), 2);
+    nanosleep(&s, NULL);
+    (void)upkeep_round(f.s->upkeep); /* two seconds now */
+    CHECK_U64_EQ(atomic_load(&m->merge_errors), 2);
+    CHECK_OK(cairn_failpoint_set(NULL, &why));
+    nanosleep(&s, NULL);
+    (void)upkeep_round(f.s->upkeep);
+    CHECK_U64_EQ(atomic_load(&m->merge_errors), 2);
+    fix_close(&f);
+}
+
 struct load {
     struct service *s;
     atomic_bool stop;
@@ -473,6 +499,7 @@ int main(void)
         TEST(exact_is_what_the_planner_finds_in_small_sets),
         TEST(recall_is_measured_when_idle_by_band),
         TEST(a_full_queue_drops_and_a_small_share_samples_few),
+        TEST(a_failed_merge_is_tried_again_later_and_later),
         TEST(the_thread_starts_and_stops_under_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
