@@ -1,7 +1,8 @@
 /* crash_store.c - `crash_store [CYCLES [SEED]]`: a child process puts, replaces and deletes documents and
- * tells each commit after it was acknowledged; the parent kills it with SIGKILL at a random moment, or at a
- * named place, opens the store again and asks: is everything acknowledged there, is what was not acknowledged
- * there whole or not at all, is the store sound?
+ * tells each commit after it was acknowledged, while another thread of it merges vectors into segments
+ * without a pause; the parent kills it with SIGKILL at a random moment, or at a named place, opens the store
+ * again and asks: is everything acknowledged there, is what was not acknowledged there whole or not at all,
+ * is the store sound?
  *
  * Every batch is numbered. Batch n writes three documents that all say n, and a record "last" = n, and now
  * and then deletes a document; so the state after n batches follows from n alone, and one number read back
@@ -10,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -31,7 +33,7 @@ static uint32_t slot_after(uint32_t n, uint32_t slot)
 static void slot_text(uint32_t batch, uint32_t slot, char *text, size_t cap)
 {
     size_t at = (size_t)snprintf(text, cap, "batch%u slot%u", batch, slot);
-    for (uint32_t i = 0; i < 3 + batch % 5; i++)
+    for (uint32_t i = 0; i < 9 + batch % 9; i++)
         at += (size_t)snprintf(text + at, cap - at, "\npassage %u of batch%u with some words more", i, batch);
 }
 
@@ -43,7 +45,7 @@ static enum cairn_err run_batch(struct store *s, uint32_t n, struct cairn_why *w
     if (err)
         return err;
     for (uint32_t i = 0; i < 3 && !err; i++) {
-        char id[24], text[2048];
+        char id[24], text[4096];
         uint32_t slot = (n + i) % SLOTS;
         snprintf(id, sizeof(id), "slot%02u", slot);
         slot_text(n, slot, text, sizeof(text));
@@ -73,15 +75,37 @@ static uint32_t number(struct cairn_str s) /* stored bytes have no end mark */
     return n;
 }
 
+/* Segments as fast as they can be made: small ones, and all in one by turns. */
+static void *merger(void *arg)
+{
+    struct store *s = arg;
+    struct cairn_why why = {{0}};
+    uint32_t n;
+    for (unsigned turn = 0;; turn++) {
+        struct store_merge_opts o = {.full = turn % 3 == 2};
+        enum cairn_err err = store_merge(s, NULL, &o, NULL, NULL, NULL, &n, &why);
+        if (err) {
+            fprintf(stderr, "merger: %s: %s\n", cairn_err_name(err), why.text);
+            _exit(23);
+        }
+        usleep(500);
+    }
+    return NULL;
+}
+
 /* Opens (creating when absent), then batches for ever; each acknowledged number goes to the pipe. */
 static int child(const char *dir, int out, const char *failpoints, bool backup)
 {
     struct cairn_why why = {{0}};
     struct store *s;
     uint32_t n = 0;
-    if (cairn_failpoint_set(failpoints, &why))
+    struct cairn_config *config = cairn_config_new();
+    if (cairn_failpoint_set(failpoints, &why) ||
+        cairn_config_add_table(config, index_conf, index_conf_len, &why) ||
+        cairn_config_set(config, "index.merge_rows_min", "16", &why))
         return 20;
-    enum cairn_err err = store_open(&s, &(struct store_opts){.dir = dir, .create = true}, &why);
+    enum cairn_err err =
+        store_open(&s, &(struct store_opts){.dir = dir, .create = true, .config = config}, &why);
     if (err)
         goto failed;
     struct store_view *v;
@@ -103,6 +127,9 @@ static int child(const char *dir, int out, const char *failpoints, bool backup)
         else if (!err)
             err = store_batch_commit(b, NULL, &why);
     }
+    pthread_t thread;
+    if (!err && pthread_create(&thread, NULL, merger, s) != 0)
+        return 24;
     for (; !err; n++) {
         err = run_batch(s, n + 1, &why);
         uint32_t told = n + 1;
@@ -119,10 +146,7 @@ failed:
     return 22;
 }
 
-struct verdict {
-    bool ok;
-    uint32_t state;
-};
+static unsigned with_segments; /* kills after which the store had segments */
 
 static void finding(void *ctx, const char *line)
 {
@@ -141,7 +165,7 @@ static void finding(void *ctx, const char *line)
 static bool slot_is_whole(struct store_view *v, uint32_t state, uint32_t slot)
 {
     struct cairn_why why = {{0}};
-    char id[24], text[2048], word[24];
+    char id[24], text[4096], word[24];
     struct document_info d;
     struct cairn_str got;
     uint32_t batch = slot_after(state, slot);
@@ -165,6 +189,13 @@ static bool slot_is_whole(struct store_view *v, uint32_t state, uint32_t slot)
         text_vector(text + at, end - at, DIM, want);
         MUST(store_vector_by_hash(v, "c", STR(id), &h, have, &why) == CAIRN_OK);
         MUST(memcmp(want, have, sizeof(want)) == 0);
+        struct store_filter *f;
+        struct store_hit hit;
+        size_t n;
+        MUST(store_filter_open(&f, v, "c", &caller_all, &why) == CAIRN_OK);
+        MUST(store_search_vector(v, "c", want, DIM, f, 1, NULL, &hit, &n, NULL, NULL, &why) == CAIRN_OK);
+        store_filter_close(f);
+        MUST(n == 1 && hit.score > 0.99999f);
         at = end + 1;
     }
     return true;
@@ -177,6 +208,7 @@ static bool verify(const char *dir, uint32_t acked, uint32_t *state)
     struct store *s;
     struct store_view *v;
     struct collection_info info;
+    struct vector_info vectors;
     struct cairn_str got;
     *state = 0;
     enum cairn_err err = store_open(&s, &(struct store_opts){.dir = dir}, &why);
@@ -194,6 +226,8 @@ static bool verify(const char *dir, uint32_t acked, uint32_t *state)
     MUST(*state == acked || *state == acked + 1); /* at most the batch in flight, and that whole */
     bool ok = true;
     if (store_collection_get(v, "c", &info, &why) == CAIRN_OK) {
+        MUST(store_vector_info(v, "c", &vectors, &why) == CAIRN_OK);
+        with_segments += vectors.n_segments > 0;
         for (uint32_t slot = 0; slot < SLOTS && ok; slot++)
             ok = slot_is_whole(v, *state, slot);
     } else {
@@ -245,15 +279,15 @@ int main(int argc, char **argv)
     char *dir = test_tmpdir();
     printf("crash_store: %u cycles, seed %llu\n", cycles, (unsigned long long)seed);
     static const char *const places[] = {
-        "index.create.before_rename=kill",
-        "index.create.after_rename=kill",
-        "index.commit.before=kill@2",
-        "index.commit.after=kill@1",
-        "index.commit.after=kill@3",
-        "index.apply.middle=kill@2",
-        "index.backup.copy=kill",
-        "index.backup.before_rename=kill",
-        "index.check.child=kill@9999,index.commit.before=kill@9",
+        "index.create.before_rename=kill", "index.create.after_rename=kill",
+        "index.commit.before=kill@2",      "index.commit.after=kill@1",
+        "index.commit.after=kill@3",       "index.apply.middle=kill@2",
+        "index.backup.copy=kill",          "index.backup.before_rename=kill",
+        "index.merge.chunk=kill@1",        "index.merge.chunk=kill@4",
+        "index.merge.chunk=kill@11",       "index.merge.before_flip=kill@1",
+        "index.merge.before_flip=kill@3",  "index.merge.after_flip=kill@1",
+        "index.merge.after_flip=kill@2",   "index.merge.cleanup=kill@1",
+        "index.merge.cleanup=kill@5",      "index.check.child=kill@9999,index.commit.before=kill@9",
     };
     for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++, at_places++)
         if (!cycle(dir, places[i], strstr(places[i], "backup") != NULL, 0, &acked, &killed)) {
@@ -269,10 +303,9 @@ int main(int argc, char **argv)
         }
     }
     printf("crash_store: %u named places, %u random kills, %u batches acknowledged, 0 lost, 0 partly there, "
-           "every check "
-           "clean\n",
-           at_places, cycles, acked);
-    bool worked = acked > before || cycles == 0;
+           "every check clean; %u of the stores had segments\n",
+           at_places, cycles, acked, with_segments);
+    bool worked = (acked > before && with_segments > cycles / 2) || cycles == 0;
     test_rmdir(dir);
     return worked ? 0 : 1;
 }
