@@ -1,8 +1,8 @@
 /* api/internal.h - what the files of this room share: the service's fields, one call in progress, parameters,
  * metrics. Locks, in the order they may be taken: models_mu (opening a model), keys_mu (the key table),
- * answers_mu (pruning of answer records). None is held across a call into a model or a batch of the store,
- * except models_mu across opening a model and answers_mu across the small batch that stores one answer
- * record. */
+ * answers_mu (pruning of answer records), the upkeep's own. None is held across a call into a model or a
+ * batch of the store, except models_mu across opening a model and answers_mu across the small batch that
+ * stores one answer record. */
 #ifndef CAIRN_API_INTERNAL_H
 #define CAIRN_API_INTERNAL_H
 
@@ -14,6 +14,7 @@
 #define API_METHODS_MAX 48u
 #define API_CODES 16u /* CAIRN_OK and one per cairn_err */
 #define API_BUCKETS 15u
+#define RECALL_BANDS 4u
 
 struct api_metrics {
     atomic_uint_fast64_t calls[API_METHODS_MAX][API_CODES];
@@ -23,8 +24,12 @@ struct api_metrics {
         refusals, embedded, put, deleted;
     atomic_uint_fast64_t connections, accepted, refused_connections, queue, running, rejected,
         unknown_notifications, protocol_errors, auth_failures;
+    /* recall measured on live searches, by the share of rows their filter let through */
+    atomic_uint_fast64_t recall_samples[RECALL_BANDS], recall_found[RECALL_BANDS],
+        recall_wanted[RECALL_BANDS], recall_dropped, recall_stale, merge_errors;
     atomic_bool draining;
 };
+extern const char *const recall_band_names[RECALL_BANDS];
 extern const double api_bucket_s[API_BUCKETS];
 
 struct key_row {
@@ -62,6 +67,9 @@ struct service {
     pthread_mutex_t answers_mu;
     bool answers_counted;
     uint64_t n_answers, answer_turn;
+
+    atomic_uint in_flight; /* calls of service_call that have not returned */
+    struct upkeep *upkeep; /* never NULL once opened */
 
     struct api_metrics metrics;
 };
@@ -126,6 +134,10 @@ bool p_enum(struct params *p, const char *key, const char *const *names, int *v)
 bool p_strs(struct params *p, const char *key, bool need, size_t max, size_t str_max, struct cairn_str **list,
             size_t *n);
 bool p_array(struct params *p, const char *key, bool need, size_t max, const msgpack_object_array **v);
+/* An array of numbers, or a bin of little-endian f32; out holds VECTOR_DIM_MAX. Every number is finite. */
+bool p_vector(struct params *p, const char *key, float *out, uint32_t *dim);
+/* exact, index, ef and nprobe. */
+void p_how(struct params *p, struct vector_how *how);
 bool p_has(const struct params *p, const char *key);
 const msgpack_object *p_any(struct params *p, const char *key);
 /* Unknown keys: an error for writes (warn NULL), a warning of the call otherwise. Returns p->err. */
@@ -172,6 +184,7 @@ struct prepared { /* a parsed document with its vectors; OWNED */
     char **principals;
     size_t n_principals;
     bool keep_acl;     /* principals are those of the stored version, filled in under the writer's lock */
+    bool brought;      /* vectors came with the request: nothing is embedded */
     float *vectors;    /* [n_passages, dim] or NULL */
     bool *have_vector; /* [n_passages] */
 };
@@ -181,6 +194,10 @@ struct put_totals {
 };
 void prepared_free(struct prepared *d);
 enum cairn_err prepared_check_id(struct cairn_str id, struct cairn_why *why);
+/* The ACL that a put names: none but the caller's own principals, unless it is an admin. COPIED. */
+enum cairn_err prepared_principals(struct call *c, const char *where, const struct cairn_str *names, size_t n,
+                                   struct prepared *d);
+extern const char *const vector_kind_names[], *const vector_metric_names[]; /* by enum, NULL at the end */
 /* Copies the vectors of unchanged passages from the store, embeds the rest, and commits all as one batch.
  * want is used when the collection is to be created (NULL: it must exist). */
 enum cairn_err put_batch(struct call *c, const char *collection, const struct collection_opts *want,
@@ -195,11 +212,29 @@ enum cairn_err m_collection_create(struct call *c), m_collection_list(struct cal
     m_collection_describe(struct call *c), m_collection_drop(struct call *c),
     m_collection_update(struct call *c), m_doc_put(struct call *c), m_doc_get(struct call *c),
     m_doc_list(struct call *c), m_doc_delete(struct call *c), m_doc_sync(struct call *c),
-    m_search(struct call *c), m_ask(struct call *c), m_ground_check(struct call *c), m_embed(struct call *c),
-    m_rerank(struct call *c), m_tokenize(struct call *c), m_model_list(struct call *c),
-    m_key_create(struct call *c), m_key_list(struct call *c), m_key_revoke(struct call *c),
-    m_server_info(struct call *c), m_server_stats(struct call *c), m_server_health(struct call *c),
-    m_hello(struct call *c), m_describe(struct call *c);
+    m_vector_put(struct call *c), m_vector_search(struct call *c), m_search(struct call *c),
+    m_ask(struct call *c), m_ground_check(struct call *c), m_embed(struct call *c), m_rerank(struct call *c),
+    m_tokenize(struct call *c), m_model_list(struct call *c), m_key_create(struct call *c),
+    m_key_list(struct call *c), m_key_revoke(struct call *c), m_server_info(struct call *c),
+    m_server_stats(struct call *c), m_server_health(struct call *c), m_hello(struct call *c),
+    m_describe(struct call *c);
+
+/* ---- upkeep: merging and measuring recall, beside the requests ---- */
+
+enum cairn_err upkeep_open(struct upkeep **out, struct service *s, struct cairn_why *why);
+void upkeep_close(struct upkeep *u);
+/* The thread. start may fail; stop is prompt, and fine without a start. */
+enum cairn_err upkeep_start(struct upkeep *u, struct cairn_why *why);
+void upkeep_stop(struct upkeep *u);
+/* One round of the thread's work, for it and for tests. The time in ms until the next is wanted. */
+int64_t upkeep_round(struct upkeep *u);
+/* Whether this vector search is one of the sampled share. */
+bool upkeep_wants(struct upkeep *u);
+/* All COPIED; dropped when the queue is full. */
+void upkeep_sample(struct upkeep *u, const char *collection, const struct store_caller *who,
+                   const float *query, uint32_t dim, size_t k, const struct store_hit *hits, size_t n_hits,
+                   uint64_t generation, double share);
+void pack_plan(struct pk *k, const struct vector_plan *p);
 
 /* ---- keys ---- */
 

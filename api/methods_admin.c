@@ -153,6 +153,8 @@ enum cairn_err m_server_stats(struct call *c)
         err = store_stats_get(c->s->store, &st, c->why);
     if (err)
         return err;
+    struct store_merge_state merge;
+    store_merge_state_get(c->s->store, &merge);
     struct pk *k = &c->out;
     uint64_t calls = 0, failed = 0;
     for (size_t i = 0; i < api_method_count(); i++) {
@@ -161,11 +163,11 @@ enum cairn_err m_server_stats(struct call *c)
             failed += code ? atomic_load(&m->calls[i][code]) : 0;
         }
     }
-    call_map(c, 4);
+    call_map(c, 5);
     pk_kuint(k, "generation", st.generation);
     pk_knum(k, "uptime_s", (double)(cairn_wall_us() - c->s->started_us) / 1e6);
     pk_cstr(k, "store");
-    pk_map(k, 9);
+    pk_map(k, 11);
     pk_kuint(k, "map_bytes", st.map_bytes);
     pk_kuint(k, "map_used_bytes", st.map_used_bytes);
     pk_kuint(k, "file_bytes", st.file_bytes);
@@ -173,8 +175,16 @@ enum cairn_err m_server_stats(struct call *c)
     pk_kuint(k, "n_documents", st.n_documents);
     pk_kuint(k, "n_passages", st.n_passages);
     pk_kuint(k, "n_vectors", st.n_vectors);
+    pk_kuint(k, "n_segments", st.n_segments);
+    pk_kuint(k, "n_delta", st.n_delta);
     pk_kuint(k, "readers", st.readers);
     pk_kuint(k, "dead_readers_cleared", st.dead_readers_cleared);
+    pk_cstr(k, "merge");
+    pk_map(k, 4);
+    pk_kcstr(k, "phase", merge.phase); /* nil: none runs */
+    pk_kuint(k, "done", merge.done);
+    pk_kuint(k, "total", merge.total);
+    pk_kuint(k, "n_merges", merge.n_merges);
     pk_cstr(k, "requests");
     pk_map(k, 12);
     pk_kuint(k, "total", calls);

@@ -40,7 +40,7 @@ static void query_params(struct call *c, struct query *q, uint64_t k)
     (void)p_num(&c->p, "rerank_weight", false, 0, 1, &q->rerank);
     (void)p_num(&c->p, "mmr_lambda", false, 0, 1, &q->mmr);
     (void)p_uint(&c->p, "per_document_max", false, 1, RETRIEVE_K_MAX, &per_document);
-    (void)p_bool(&c->p, "exact", &q->r.exact);
+    p_how(&c->p, &q->r.how);
     (void)p_bool(&c->p, "explain", &q->explain);
     q->r.collection = q->collection;
     q->r.k = (size_t)k;
@@ -64,7 +64,13 @@ static enum cairn_err query_open(struct call *c, struct query *q)
     store_view_end(v);
     if (err)
         return err;
-    bool has_vectors = q->info.opts.dim > 0;
+    bool brought = q->info.opts.dim > 0 && !*q->info.opts.embedder, /* no model makes the question's vector */
+        has_vectors = q->info.opts.dim > 0 && !brought;
+    if (q->legs == 2 && brought)
+        return cairn_fail(c->why, CAIRN_ESTATE,
+                          "param legs: the vectors of collection %s were brought by its clients; use "
+                          "vector.search, or \"lexical\"",
+                          q->collection);
     if (q->legs == 2 && !has_vectors)
         return cairn_fail(c->why, CAIRN_ESTATE, "param legs: collection %s holds no vectors; use \"lexical\"",
                           q->collection);
@@ -140,7 +146,7 @@ static void pack_explain(struct pk *k, const struct query *q, const struct retri
 {
     const struct collection_opts *o = &q->info.opts;
     pk_cstr(k, "explain");
-    pk_map(k, 8);
+    pk_map(k, 8u + (x->plan.path != NULL));
     pk_kuint(k, "n_allowed", x->n_allowed);
     pk_kcstr(k, "legs", leg_names[q->r.legs == LEG_BOTH ? 0 : q->r.legs == LEG_LEXICAL ? 1 : 2]);
     pk_kcstr(k, "fusion", fusion_names[(q->r.fusion >= 0 ? q->r.fusion : (int)o->fusion) == FUSION_RRF]);
@@ -149,6 +155,10 @@ static void pack_explain(struct pk *k, const struct query *q, const struct retri
             q->r.rerank_weight == RETRIEVE_DEFAULT ? (double)o->rerank_weight : (double)q->r.rerank_weight);
     pk_kcstr(k, "embedder", o->embedder);
     pk_kuint(k, "dim", x->dim);
+    if (x->plan.path) {
+        pk_cstr(k, "plan");
+        pack_plan(k, &x->plan);
+    }
     pk_cstr(k, "timings_ms");
     pk_map(k, 6);
     pk_knum(k, "embed", (double)x->embed_us / 1e3);
@@ -172,10 +182,15 @@ enum cairn_err m_search(struct call *c)
     enum cairn_err err = p_close(&c->p, c);
     if (!err)
         err = query_open(c, &q);
+    q.r.with_dense = !err && (q.r.legs & LEG_DENSE) && !q.r.how.exact && upkeep_wants(c->s->upkeep);
     for (unsigned turn = 0; !err; turn++) {
         err = retrieve(q.retriever, &q.r, &x, c->stop, c->why);
         if (err)
             return err == CAIRN_EINVAL ? cairn_wrap(c->why, err, "param query") : err;
+        if (x.dense)
+            upkeep_sample(c->s->upkeep, q.collection, &c->who, x.query_vector, x.dim, x.dense_k, x.dense,
+                          x.n_dense, x.generation, x.plan.share);
+        q.r.with_dense = false;
         keep = cairn_calloc(x.n_hits, sizeof *keep);
         uint64_t seen = x.generation;
         err = keep ? recheck(c, q.collection, &x, &seen, keep, &gone, c->why)

@@ -37,11 +37,13 @@ static void pack_collection(struct call *c, struct store_view *v, const struct c
         allowed = 0;
     }
     /* who may not see everything is not told how much there is */
-    pk_map(&c->out, 10u + all + (outermost && c->n_warnings > 0));
+    pk_map(&c->out, 12u + all + (outermost && c->n_warnings > 0));
     pk_kcstr(&c->out, "collection", o->name);
     pk_kcstr(&c->out, "language", o->language);
     pk_kcstr(&c->out, "embedder", o->embedder);
     pk_kuint(&c->out, "dim", o->dim);
+    pk_kcstr(&c->out, "metric", vector_metric_names[o->metric <= METRIC_L2 ? o->metric : METRIC_COSINE]);
+    pk_kcstr(&c->out, "index", vector_kind_names[o->index <= VECTOR_IVF ? o->index : VECTOR_AUTO]);
     pk_kbool(&c->out, "public", o->is_public);
     pk_kcstr(&c->out, "fusion", fusion_names[o->fusion == FUSION_RRF]);
     pk_knum(&c->out, "dense_weight", (double)o->dense_weight);
@@ -55,12 +57,14 @@ static void pack_collection(struct call *c, struct store_view *v, const struct c
 static void read_weights(struct call *c, struct collection_opts *o)
 {
     double dense = (double)o->dense_weight, rerank = (double)o->rerank_weight;
-    int fusion = (int)o->fusion;
+    int fusion = (int)o->fusion, index = (int)o->index;
     (void)p_bool(&c->p, "public", &o->is_public);
     (void)p_enum(&c->p, "fusion", fusion_names, &fusion);
     (void)p_num(&c->p, "dense_weight", false, 0, 1, &dense);
     (void)p_num(&c->p, "rerank_weight", false, 0, 1, &rerank);
+    (void)p_enum(&c->p, "index", vector_kind_names, &index);
     o->fusion = (enum fusion_kind)fusion;
+    o->index = (enum vector_kind)index;
     o->dense_weight = (float)dense;
     o->rerank_weight = (float)rerank;
 }
@@ -100,9 +104,13 @@ enum cairn_err m_collection_create(struct call *c)
                                 .dense_weight = 0.6f,
                                 .rerank_weight = 0.5f};
     struct cairn_str language = {NULL, 0}, embedder = {NULL, 0};
+    uint64_t dim = 0;
+    int metric = METRIC_COSINE;
     (void)p_collection(&c->p, o.name);
     (void)p_str(&c->p, "language", false, 0, sizeof o.language - 1, &language);
     (void)p_str(&c->p, "embedder", false, 0, sizeof o.embedder - 1, &embedder);
+    (void)p_uint(&c->p, "dim", false, 1, VECTOR_DIM_MAX, &dim);
+    bool has_metric = p_enum(&c->p, "metric", vector_metric_names, &metric);
     read_weights(c, &o);
     enum cairn_err err = p_close(&c->p, NULL);
     if (err)
@@ -118,7 +126,17 @@ enum cairn_err m_collection_create(struct call *c)
             return cairn_wrap(c->why, CAIRN_EINVAL, "param language");
         cairn_analyzer_close(a);
     }
-    if (!embedder.p || (embedder.len && !wire_str_is(embedder, "none"))) {
+    bool goes_without = embedder.p && (!embedder.len || wire_str_is(embedder, "none"));
+    if (dim && embedder.p && !goes_without)
+        return cairn_fail(
+            c->why, CAIRN_EINVAL,
+            "param dim: of a collection whose clients bring the vectors; leave out embedder, or dim");
+    if (has_metric && !dim)
+        return cairn_fail(c->why, CAIRN_EINVAL, "param metric: wants dim too; an embedder's is cosine");
+    if (dim) {
+        o.dim = (uint32_t)dim;
+        o.metric = (enum vector_metric)metric;
+    } else if (!goes_without) {
         err = service_embedder_for_new(c->s, o.embedder, &o.dim, c->why);
         if (err)
             return err;
@@ -433,6 +451,7 @@ enum cairn_err put_batch(struct call *c, const char *collection, const struct co
     struct store_batch *b = NULL;
     struct collection_info info;
     struct encoder *e;
+    bool brought = n && docs[0]->brought;
     t->refused = false;
     enum cairn_err err = store_view_begin(&v, c->s->store, why);
     if (err)
@@ -448,12 +467,24 @@ enum cairn_err put_batch(struct call *c, const char *collection, const struct co
                          collection);
     }
     uint32_t dim = err ? 0 : info.opts.dim;
-    if (!err && dim)
+    if (!err && dim && !*info.opts.embedder && !brought)
+        err =
+            cairn_fail(why, CAIRN_ESTATE,
+                       "the vectors of collection %s are brought by its clients; use vector.put", collection);
+    else if (!err && brought && (!dim || *info.opts.embedder))
+        err = cairn_fail(why, CAIRN_ESTATE,
+                         "collection %s %s; vector.put wants one made by collection.create with dim",
+                         collection, dim ? "embeds its documents itself" : "holds no vectors");
+    else if (!err && dim && !brought)
         err = service_embedder_matches(c->s, &info.opts, &e, why);
     uint64_t embedded = 0, passages = 0;
     for (size_t i = 0; i < n && !err; i++) {
         size_t m = docs[i]->doc->n_passages;
         passages += m;
+        if (brought) {
+            err = exists ? may_replace(c, v, collection, docs[i], why) : CAIRN_OK;
+            continue;
+        }
         cairn_free(docs[i]->vectors);
         cairn_free(docs[i]->have_vector);
         docs[i]->have_vector = cairn_calloc(m, sizeof(bool));
@@ -467,7 +498,7 @@ enum cairn_err put_batch(struct call *c, const char *collection, const struct co
     }
     store_view_end(v);
     v = NULL;
-    if (!err && dim)
+    if (!err && dim && !brought)
         err = embed_missing(c, docs, n, dim, &embedded, why);
     if (!err)
         err = cairn_stopped(c->stop, why);
@@ -494,6 +525,8 @@ enum cairn_err put_batch(struct call *c, const char *collection, const struct co
     for (size_t i = 0; i < n && !err; i++) {
         err = put_one(b, collection, docs[i], dim, why);
         t->refused = err == CAIRN_EINVAL || err == CAIRN_EFULL;
+        if (err && brought)
+            err = cairn_wrap(why, err, "param vectors[%zu]", i);
     }
     if (err) {
         store_batch_abort(b);
@@ -533,6 +566,29 @@ static enum loader_format format_of(struct cairn_str mime)
     return LOADER_UNKNOWN;
 }
 
+enum cairn_err prepared_principals(struct call *c, const char *where, const struct cairn_str *names, size_t n,
+                                   struct prepared *d)
+{
+    bool admin = c->caller->local || c->caller->role == ROLE_ADMIN;
+    d->principals = cairn_calloc(n, sizeof *d->principals);
+    if (!d->principals)
+        return cairn_fail(c->why, CAIRN_ENOMEM, "%sprincipals", where);
+    for (size_t k = 0; k < n; k++) {
+        bool held = admin || wire_str_is(names[k], "everyone");
+        for (size_t h = 0; h < c->caller->n_principals && !held; h++)
+            held = c->caller->principals[h].len == names[k].len &&
+                   memcmp(c->caller->principals[h].p, names[k].p, names[k].len) == 0;
+        if (names[k].len == 0)
+            return cairn_fail(c->why, CAIRN_EINVAL, "%sprincipals[%zu]: empty", where, k);
+        if (!held)
+            return cairn_fail(c->why, CAIRN_EDENIED,
+                              "%sprincipals[%zu]: the key does not hold this principal", where, k);
+        if (!(d->principals[d->n_principals++] = str_dup(names[k])))
+            return cairn_fail(c->why, CAIRN_ENOMEM, "%sprincipals", where);
+    }
+    return CAIRN_OK;
+}
+
 static enum cairn_err prepare_params(struct call *c, const msgpack_object *o, uint32_t i,
                                      struct prepared **out)
 {
@@ -566,18 +622,7 @@ static enum cairn_err prepare_params(struct call *c, const msgpack_object *o, ui
         err =
             cairn_fail(c->why, CAIRN_EINVAL, "%smime: \"%.*s\", want text/plain, text/markdown or text/html",
                        where, (int)mime.len, mime.p);
-    bool admin = c->caller->local || c->caller->role == ROLE_ADMIN, keep = !p_has(&p, "principals");
-    for (size_t k = 0; k < n_names && !err; k++) {
-        bool held = admin || wire_str_is(names[k], "everyone");
-        for (size_t h = 0; h < c->caller->n_principals && !held; h++)
-            held = c->caller->principals[h].len == names[k].len &&
-                   memcmp(c->caller->principals[h].p, names[k].p, names[k].len) == 0;
-        if (names[k].len == 0)
-            err = cairn_fail(c->why, CAIRN_EINVAL, "%sprincipals[%zu]: empty", where, k);
-        else if (!held)
-            err = cairn_fail(c->why, CAIRN_EDENIED, "%sprincipals[%zu]: the key does not hold this principal",
-                             where, k);
-    }
+    bool keep = !p_has(&p, "principals");
     if (err)
         goto done;
     err = cairn_fail(c->why, CAIRN_ENOMEM, "documents[%u]", i);
@@ -586,12 +631,9 @@ static enum cairn_err prepare_params(struct call *c, const msgpack_object *o, ui
         (path.p && !(d->path = str_dup(path))))
         goto done;
     d->keep_acl = keep;
-    d->principals = cairn_calloc(n_names, sizeof *d->principals);
-    if (!d->principals)
+    err = prepared_principals(c, where, names, n_names, d);
+    if (err)
         goto done;
-    for (; d->n_principals < n_names; d->n_principals++)
-        if (!(d->principals[d->n_principals] = str_dup(names[d->n_principals])))
-            goto done;
     struct cairn_str bytes = text.p ? text : content;
     if (format == LOADER_UNKNOWN && text.p) {
         format = loader_detect(d->id, bytes.p, bytes.len);

@@ -410,6 +410,10 @@ static enum cairn_err sync_start(struct sync *y, struct cairn_str *paths, size_t
                   : cairn_fail(why, CAIRN_ENOTFOUND,
                                "no collection %s; make it with collection.create, or sync with create: true",
                                y->collection);
+    if (!err && y->exists && info.opts.dim && !*info.opts.embedder)
+        return cairn_fail(why, CAIRN_ESTATE,
+                          "the vectors of collection %s are brought by its clients; use vector.put",
+                          y->collection);
     if (!err && y->exists && y->n_files == 0 && y->delete_missing && info.n_documents > 0)
         return cairn_fail(why, CAIRN_ESTATE,
                           "the source holds no readable file, and the collection %" PRIu64

@@ -107,6 +107,31 @@ enum cairn_err metrics_text(struct service *s, struct cairn_buf *out)
         one(out, "cairn_documents", "gauge", "Documents.", st.n_documents);
         one(out, "cairn_passages", "gauge", "Passages.", st.n_passages);
         one(out, "cairn_vectors", "gauge", "Vectors.", st.n_vectors);
+        one(out, "cairn_vector_segments", "gauge", "Merged segments of vectors.", st.n_segments);
+        one(out, "cairn_vector_delta", "gauge", "Vectors not in a segment yet.", st.n_delta);
     }
+    struct store_merge_state merge;
+    store_merge_state_get(s->store, &merge);
+    one(out, "cairn_merge_running", "gauge", "Whether vectors are being merged.", merge.phase != NULL);
+    one(out, "cairn_merge_done", "gauge", "Steps done of the merge that runs.", merge.phase ? merge.done : 0);
+    one(out, "cairn_merge_total", "gauge", "Steps of the merge that runs.", merge.phase ? merge.total : 0);
+    one(out, "cairn_merges_total", "counter", "Segments made by merging.", merge.n_merges);
+    one(out, "cairn_merge_errors_total", "counter", "Merges that failed and will be tried again.",
+        get(&m->merge_errors));
+    head(out, "cairn_ann_recall_ratio", "gauge",
+         "Share of the true nearest that sampled vector searches found, by share of rows their filter let "
+         "through.");
+    for (unsigned b = 0; b < RECALL_BANDS; b++)
+        if (get(&m->recall_wanted[b]))
+            cairn_buf_printf(out, "cairn_ann_recall_ratio{band=\"%s\"} %.6f\n", recall_band_names[b],
+                             (double)get(&m->recall_found[b]) / (double)get(&m->recall_wanted[b]));
+    head(out, "cairn_ann_recall_samples_total", "counter", "Vector searches run again exactly.");
+    for (unsigned b = 0; b < RECALL_BANDS; b++)
+        cairn_buf_printf(out, "cairn_ann_recall_samples_total{band=\"%s\"} %" PRIu64 "\n",
+                         recall_band_names[b], get(&m->recall_samples[b]));
+    one(out, "cairn_ann_recall_dropped_total", "counter", "Sampled searches the queue had no room for.",
+        get(&m->recall_dropped));
+    one(out, "cairn_ann_recall_stale_total", "counter", "Sampled searches whose content had changed since.",
+        get(&m->recall_stale));
     return out->failed ? CAIRN_ENOMEM : CAIRN_OK;
 }

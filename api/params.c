@@ -3,6 +3,7 @@
  * and a warning of a read. */
 #include "internal.h"
 
+#include <float.h>
 #include <math.h>
 
 const char *p_type_name(const msgpack_object *o)
@@ -256,6 +257,68 @@ bool p_collection(struct params *p, char *out)
     memcpy(out, s.p, s.len);
     out[s.len] = 0;
     return true;
+}
+
+bool p_vector(struct params *p, const char *key, float *out, uint32_t *dim)
+{
+    const msgpack_object *o = take(p, key, true, "an array of numbers, or a bin of little-endian f32");
+    if (!o)
+        return false;
+    size_t n;
+    if (o->type == MSGPACK_OBJECT_BIN && o->via.bin.size % 4)
+        return P_FAIL(p, "%s%s: a bin of %u bytes, want whole little-endian f32", p->where, key,
+                      o->via.bin.size);
+    if (o->type == MSGPACK_OBJECT_BIN)
+        n = o->via.bin.size / 4;
+    else if (o->type == MSGPACK_OBJECT_ARRAY)
+        n = o->via.array.size;
+    else
+        return P_FAIL(p, "%s%s: got %s, want an array of numbers, or a bin of little-endian f32", p->where,
+                      key, p_type_name(o));
+    if (n == 0 || n > VECTOR_DIM_MAX)
+        return P_FAIL(p, "%s%s: %zu numbers, want 1..%u", p->where, key, n, VECTOR_DIM_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        double x;
+        if (o->type == MSGPACK_OBJECT_BIN) {
+            const uint8_t *b = (const uint8_t *)o->via.bin.ptr + (size_t)4 * i;
+            uint32_t bits =
+                (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+            float f;
+            memcpy(&f, &bits, sizeof f);
+            x = (double)f;
+        } else {
+            const msgpack_object *e = &o->via.array.ptr[i];
+            if (e->type == MSGPACK_OBJECT_FLOAT32 || e->type == MSGPACK_OBJECT_FLOAT64)
+                x = e->via.f64;
+            else if (e->type == MSGPACK_OBJECT_POSITIVE_INTEGER)
+                x = (double)e->via.u64;
+            else if (e->type == MSGPACK_OBJECT_NEGATIVE_INTEGER)
+                x = (double)e->via.i64;
+            else
+                return P_FAIL(p, "%s%s[%u]: got %s, want a number", p->where, key, i, p_type_name(e));
+        }
+        if (!(fabs(x) <= FLT_MAX))
+            return P_FAIL(p, "%s%s[%u]: got %g, want a finite number within f32", p->where, key, i, x);
+        out[i] = (float)x;
+    }
+    *dim = (uint32_t)n;
+    return true;
+}
+
+const char *const vector_kind_names[] = {"auto", "flat", "hnsw", "ivf", NULL};
+const char *const vector_metric_names[] = {"cosine", "dot", "l2", NULL};
+
+void p_how(struct params *p, struct vector_how *how)
+{
+    int kind = VECTOR_AUTO;
+    uint64_t ef = 0, nprobe = 0;
+    (void)p_bool(p, "exact", &how->exact);
+    (void)p_enum(p, "index", vector_kind_names, &kind);
+    (void)p_uint(p, "ef", false, 1, VECTOR_WIDTH_MAX, &ef);
+    (void)p_uint(p, "nprobe", false, 1, VECTOR_WIDTH_MAX, &nprobe);
+    how->kind = (enum vector_kind)kind;
+    how->ef = (uint32_t)ef;
+    how->nprobe = (uint32_t)nprobe;
 }
 
 enum cairn_err p_close(struct params *p, struct call *warn)

@@ -1171,12 +1171,15 @@ enum cairn_err server_run(struct server *srv, struct cairn_why *why)
         if (rc != 0)
             err = cairn_fail_errno(why, rc, "worker thread %zu", srv->n_threads);
     }
+    if (!err)
+        err = upkeep_start(srv->s->upkeep, why);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!err) {
         (void)evconnlistener_enable(srv->listener);
         if (event_base_dispatch(srv->base) < 0)
             err = cairn_fail(why, CAIRN_EIO, "the event loop failed");
     }
+    upkeep_stop(srv->s->upkeep);
     cancel_all(srv);
     stop_workers(srv);
     empty_outbox(srv);

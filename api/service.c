@@ -14,11 +14,12 @@ const struct method api_methods[] = {
     {{"server.info", "version, models, limits, configuration", ROLE_READ_ONLY, false, false, false},
      m_server_info                                                                                                        },
     {{"server.stats", "store and request counters", ROLE_ADMIN, false, false, false},                m_server_stats       },
-    {{"collection.create", "{collection, language, embedder, public, fusion, dense_weight, rerank_weight}",
+    {{"collection.create",
+      "{collection, language, embedder | dim + metric, index, public, fusion, dense_weight, rerank_weight}",
       ROLE_ADMIN, true, false, false},
      m_collection_create                                                                                                  },
-    {{"collection.update", "{collection, public, fusion, dense_weight, rerank_weight}", ROLE_ADMIN, true,
-      false, false},
+    {{"collection.update", "{collection, index, public, fusion, dense_weight, rerank_weight}", ROLE_ADMIN,
+      true, false, false},
      m_collection_update                                                                                                  },
     {{"collection.list", "all collections", ROLE_READ_ONLY, false, false, false},                    m_collection_list    },
     {{"collection.describe", "{collection}", ROLE_READ_ONLY, false, false, false},                   m_collection_describe},
@@ -36,14 +37,22 @@ const struct method api_methods[] = {
       "directory holds",
       ROLE_ADMIN, true, true, false},
      m_doc_sync                                                                                                           },
+    {{"vector.put",
+      "{collection, vectors: [{id, vector: numbers | bin of f32, text, title, principals}]}: one batch, one "
+      "commit",
+      ROLE_USER, true, false, false},
+     m_vector_put                                                                                                         },
+    {{"vector.search", "{collection, vector, k, exact, index, ef, nprobe, with_text, explain, principals}",
+      ROLE_READ_ONLY, false, false, false},
+     m_vector_search                                                                                                      },
     {{"search",
       "{collection, query, k, legs, fusion, dense_weight, rerank_weight, mmr_lambda, per_document_max, "
-      "exact, explain, principals}",
+      "exact, index, ef, nprobe, explain, principals}",
       ROLE_READ_ONLY, false, false, false},
      m_search                                                                                                             },
     {{"ask",
       "{collection, question, k, mode, max_tokens, temperature, top_p, min_p, seed, stop, drop_unsupported, "
-      "principals}",
+      "exact, index, ef, nprobe, principals}",
       ROLE_READ_ONLY, false, true, false},
      m_ask                                                                                                                },
     {{"ground.check", "{text, sources: [{text}], question, language, support_min}", ROLE_READ_ONLY, false,
@@ -136,6 +145,8 @@ enum cairn_err service_open(struct service **out, const struct service_opts *o, 
         err = service_models_open(s, why);
     if (!err)
         err = keys_load(s, why);
+    if (!err)
+        err = upkeep_open(&s->upkeep, s, why);
     if (err) {
         service_close(s);
         return err;
@@ -148,6 +159,7 @@ void service_close(struct service *s)
 {
     if (!s)
         return;
+    upkeep_close(s->upkeep);
     service_models_close(s);
     store_close(s->store);
     sodium_memzero(s->secret, sizeof s->secret);
@@ -259,6 +271,7 @@ enum cairn_err service_call(struct service *s, const struct api_caller *caller, 
     msgpack_unpacked u;
     msgpack_unpacked_init(&u);
     struct cairn_str *asked = NULL;
+    atomic_fetch_add(&s->in_flight, 1);
     struct call *c = cairn_calloc(1, sizeof *c);
     size_t before = result->len;
     if (!c) {
@@ -321,5 +334,6 @@ done:
     cairn_free(asked);
     cairn_free(c);
     metrics_count(s, index, err, cairn_now_us() - from);
+    atomic_fetch_sub(&s->in_flight, 1);
     return err;
 }

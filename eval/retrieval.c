@@ -397,7 +397,7 @@ static enum cairn_err run_leg(const struct set *s, const struct options *o, stru
                                                          : o->rerank_weight < 0 ? RETRIEVE_DEFAULT
                                                                                 : (float)o->rerank_weight,
                                         .mmr_lambda = 1,
-                                        .exact = true};
+                                        .how.exact = true};
         progress(o, leg_names[leg], i, n);
         if (want.query.len > QUERY_BYTES_MAX)
             want.query.len = cairn_utf8_floor(q->text, QUERY_BYTES_MAX);

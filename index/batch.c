@@ -264,8 +264,9 @@ static enum cairn_err opts_ok(const struct collection_opts *o, struct cairn_why 
     if (o->dim > VECTOR_DIM_MAX)
         return cairn_fail(why, CAIRN_EINVAL, "collection %s: dimension %u is over %u", o->name, o->dim,
                           VECTOR_DIM_MAX);
-    if ((unsigned)o->metric > METRIC_L2 || (unsigned)o->fusion > FUSION_RRF)
-        return cairn_fail(why, CAIRN_EINVAL, "collection %s: unknown metric or fusion", o->name);
+    if ((unsigned)o->metric > METRIC_L2 || (unsigned)o->fusion > FUSION_RRF ||
+        (unsigned)o->index > VECTOR_IVF)
+        return cairn_fail(why, CAIRN_EINVAL, "collection %s: unknown metric, index or fusion", o->name);
     if (!(o->dense_weight >= 0 && o->dense_weight <= 1) || !(o->rerank_weight >= 0 && o->rerank_weight <= 1))
         return cairn_fail(why, CAIRN_EINVAL, "collection %s: weights lie between 0 and 1", o->name);
     return CAIRN_OK;
@@ -1364,12 +1365,34 @@ static bool changes_content(const struct store_batch *b)
     return false;
 }
 
-static enum cairn_err apply_once(struct store_batch *b, uint64_t *generation, bool *full,
+struct applied {
+    struct store_batch *b;
+    uint64_t generation;
+};
+
+static enum cairn_err apply_batch(void *ctx, struct kv *kv, struct cairn_why *why)
+{
+    struct applied *a = ctx;
+    struct state st;
+    enum cairn_err err = state_get(kv, &st, why);
+    st.generation += changes_content(a->b);
+    if (!err)
+        err = apply_colls(a->b, kv, &st, why);
+    if (!err)
+        err = apply_records(a->b, kv, why);
+    if (!err)
+        err = state_put(kv, &st, why);
+    a->generation = st.generation;
+    return err == CAIRN_ENOTFOUND ? cairn_fail(why, CAIRN_ECORRUPT,
+                                               "the store lost a part of a document; run `cairn "
+                                               "debug check`, restore a backup")
+                                  : err;
+}
+
+static enum cairn_err write_once(struct store *s, store_write_fn fn, void *ctx, bool *full,
                                  struct cairn_why *why)
 {
-    struct store *s = b->s;
     struct kv kv = {.env = s->env, .dbi = s->dbi};
-    struct state st;
     *full = false;
     int rc = mdb_txn_begin(s->env, NULL, 0, &kv.txn);
     if (rc) {
@@ -1378,45 +1401,36 @@ static enum cairn_err apply_once(struct store_batch *b, uint64_t *generation, bo
             atomic_store(&s->failed, true);
         return err;
     }
-    enum cairn_err err = state_get(&kv, &st, why);
-    st.generation += changes_content(b);
-    if (!err)
-        err = apply_colls(b, &kv, &st, why);
-    if (!err)
-        err = apply_records(b, &kv, why);
-    if (!err)
-        err = state_put(&kv, &st, why);
+    enum cairn_err err = fn(ctx, &kv, why);
+    vsets_release(&kv);
     if (err) {
         mdb_txn_abort(kv.txn);
         *full = kv.map_full;
-        return err == CAIRN_ENOTFOUND ? cairn_fail(why, CAIRN_ECORRUPT,
-                                                   "the store lost a part of a document; run `cairn "
-                                                   "debug check`, restore a backup")
-                                      : err;
+        return err;
     }
-    err = commit_txn(s, kv.txn, full, why);
-    if (!err)
-        *generation = st.generation;
-    return err;
+    return commit_txn(s, kv.txn, full, why);
 }
 
 /* A batch that only deletes may pass map_bytes_max a little: pages of old versions become free only after a
  * commit, and a full store must still be able to shrink. Growth is undone afterwards. */
-static enum cairn_err apply_batch(struct store_batch *b, uint64_t *generation, struct cairn_why *why)
+enum cairn_err store_write(struct store *s, bool may_grow, store_write_fn fn, void *ctx,
+                           struct cairn_why *why)
 {
-    struct store *s = b->s;
     size_t max = (size_t)store_conf(s, "index.map_bytes_max");
+    if (atomic_load(&s->failed))
+        return cairn_fail(why, CAIRN_ESTATE,
+                          "%s: an earlier commit met an I/O error; close it and open it again", s->dir);
     for (;;) {
         bool full;
         MDB_envinfo info;
-        enum cairn_err err = apply_once(b, generation, &full, why);
+        enum cairn_err err = write_once(s, fn, ctx, &full, why);
         if (!full)
             return err;
         if (mdb_env_info(s->env, &info))
             return cairn_fail(why, CAIRN_EIO, "%s: cannot read the size of the map", s->path);
         size_t have = info.me_mapsize, want = have * 2 < max ? have * 2 : max;
         bool last_resort = have >= max;
-        if (last_resort && b->may_grow)
+        if (last_resort && may_grow)
             return err; /* the words of MDB_MAP_FULL */
         if (last_resort)
             want = have + DELETE_HEADROOM_BYTES;
@@ -1432,13 +1446,10 @@ static enum cairn_err apply_batch(struct store_batch *b, uint64_t *generation, s
 enum cairn_err store_batch_commit(struct store_batch *b, uint64_t *generation, struct cairn_why *why)
 {
     struct store *s = b->s;
-    uint64_t made = 0;
+    struct applied a = {.b = b};
     enum cairn_err err = usable(b, why);
-    if (!err && atomic_load(&s->failed))
-        err = cairn_fail(why, CAIRN_ESTATE,
-                         "%s: an earlier commit met an I/O error; close it and open it again", s->dir);
     if (!err)
-        err = apply_batch(b, &made, why);
+        err = store_write(s, b->may_grow, apply_batch, &a, why);
     MDB_envinfo info;
     size_t max = (size_t)store_conf(s, "index.map_bytes_max");
     struct cairn_why shrink;
@@ -1446,7 +1457,7 @@ enum cairn_err store_batch_commit(struct store_batch *b, uint64_t *generation, s
         CAIRN_LOG(INDEX, WARN, "map not shrunk back reason=\"%s\"",
                   shrink.text); /* the next delete tries again */
     if (!err && generation)
-        *generation = made;
+        *generation = a.generation;
     store_batch_abort(b);
     return err;
 }

@@ -8,8 +8,8 @@
 #include <string.h>
 
 const char *const kv_db_name[DB_N] = {
-    "meta",    "collection", "document", "text",    "hashes",    "passage", "forward", "term",
-    "posting", "vector",     "code",     "segment", "principal", "acl",     "record",
+    "meta",   "collection", "document", "text",  "hashes", "passage",   "forward", "term",   "posting",
+    "vector", "code",       "segment",  "graph", "chunk",  "principal", "acl",     "record",
 };
 
 struct kv_key *key_bytes(struct kv_key *k, const void *bytes, size_t len)
@@ -181,6 +181,34 @@ enum cairn_err kv_put(struct kv *kv, enum kv_db db, const struct kv_key *key, co
     memcpy(v.mv_data, &sum, sizeof(sum));
     if (len)
         memcpy((char *)v.mv_data + KV_CHECKSUM_BYTES, payload, len);
+    return CAIRN_OK;
+}
+
+enum cairn_err kv_reserve(struct kv *kv, enum kv_db db, const struct kv_key *key, size_t len, uint8_t **out,
+                          struct cairn_why *why)
+{
+    MDB_val k, v = {len, NULL};
+    *out = NULL;
+    enum cairn_err err = key_val(key, db, &k, why);
+    if (err)
+        return err;
+    int rc = mdb_put(kv->txn, kv->dbi[db], &k, &v, MDB_RESERVE);
+    *out = rc ? NULL : v.mv_data;
+    return rc ? fail_rc(kv, rc, db, why) : CAIRN_OK;
+}
+
+enum cairn_err kv_get_raw(struct kv *kv, enum kv_db db, const struct kv_key *key, struct cairn_str *value,
+                          struct cairn_why *why)
+{
+    MDB_val k, v;
+    *value = (struct cairn_str){"", 0};
+    enum cairn_err err = key_val(key, db, &k, why);
+    if (err)
+        return err;
+    int rc = mdb_get(kv->txn, kv->dbi[db], &k, &v);
+    if (rc)
+        return fail_rc(kv, rc, db, why);
+    *value = (struct cairn_str){v.mv_data, v.mv_size};
     return CAIRN_OK;
 }
 

@@ -22,6 +22,8 @@ enum kv_db {
     DB_VECTOR,
     DB_CODE,
     DB_SEGMENT,
+    DB_GRAPH,
+    DB_CHUNK,
     DB_PRINCIPAL,
     DB_ACL,
     DB_RECORD,
@@ -35,6 +37,8 @@ struct kv {
     MDB_txn *txn;
     const MDB_dbi *dbi;
     bool map_full;
+    struct vcache *vcache; /* of the store, NULL without one */
+    struct kv_vset *vsets; /* segments looked up in this transaction (vseg.c) */
 };
 
 struct kv_key {
@@ -64,6 +68,12 @@ CAIRN_MUST_USE enum cairn_err kv_put(struct kv *kv, enum kv_db db, const struct 
 /* Puts what a buffer holds; a buffer that failed is CAIRN_ENOMEM. */
 CAIRN_MUST_USE enum cairn_err kv_put_buf(struct kv *kv, enum kv_db db, const struct kv_key *key,
                                          const struct cairn_buf *b, struct cairn_why *why);
+/* Without a checksum, for values that carry their own: the bytes to fill before the next write; and the
+ * value. */
+CAIRN_MUST_USE enum cairn_err kv_reserve(struct kv *kv, enum kv_db db, const struct kv_key *key, size_t len,
+                                         uint8_t **out, struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err kv_get_raw(struct kv *kv, enum kv_db db, const struct kv_key *key,
+                                         struct cairn_str *value, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err kv_del(struct kv *kv, enum kv_db db, const struct kv_key *key,
                                      struct cairn_why *why);
 /* Deletes every key that starts with prefix. */

@@ -136,6 +136,11 @@ enum cairn_err store_filter_open(struct store_filter **out, struct store_view *v
     f->s = v->s;
     f->coll = coll.id;
     f->generation = v->generation;
+    f->rows = cairn_calloc(1, sizeof(*f->rows));
+    if (!f->rows) {
+        store_filter_close(f);
+        return cairn_fail(why, CAIRN_ENOMEM, "filter");
+    }
     if (c->all) {
         err = idset_load(&f->set, &v->kv, coll.id, SET_LIVE, why);
     } else {
@@ -161,7 +166,8 @@ enum cairn_err store_filter_open(struct store_filter **out, struct store_view *v
         store_filter_close(f);
         return err;
     }
-    (void)idset_count(&f->set);
+    f->rows->set = &f->set;
+    f->rows->n = idset_count(&f->set);
     *out = f;
     return CAIRN_OK;
 }
@@ -170,6 +176,9 @@ void store_filter_close(struct store_filter *f)
 {
     if (!f)
         return;
+    if (f->rows)
+        vfilter_release(f->rows);
+    cairn_free(f->rows);
     idset_release(&f->set);
     cairn_free(f);
 }
@@ -522,17 +531,24 @@ enum cairn_err store_search_vector(struct store_view *v, const char *collection,
     const char *bad = vindex_refuses(query, dim, coll.opts.metric);
     if (bad)
         return cairn_fail(why, CAIRN_EINVAL, "the query is %s", bad);
-    double factor = store_conf(v->s, "index.rerank_factor");
+    if (how->ef > VECTOR_WIDTH_MAX || how->nprobe > VECTOR_WIDTH_MAX || (unsigned)how->kind > VECTOR_IVF)
+        return cairn_fail(why, CAIRN_EINVAL, "ef and nprobe lie between 1 and %u", VECTOR_WIDTH_MAX);
     struct vindex_ref x = {&v->kv, coll.id, dim, coll.opts.metric};
     struct vindex_query q = {.v = query,
-                             .filter = &f->set,
+                             .filter = f->rows,
                              .k = k < f->set.count ? k : (size_t)f->set.count,
                              .exact = how->exact,
+                             .n_vectors = coll.n_vectors,
+                             .kind = how->kind ? how->kind : coll.opts.index,
+                             .ef = how->ef ? how->ef : (uint32_t)store_conf(v->s, "index.ef_search"),
+                             .nprobe = how->nprobe ? how->nprobe : (uint32_t)store_conf(v->s, "index.nprobe"),
+                             .scan_max = (uint32_t)store_conf(v->s, "index.scan_rows_max"),
                              .stop = stop};
-    q.rerank = (size_t)((double)q.k * factor) + 32;
+    q.rerank = (size_t)((double)q.k * store_conf(v->s, "index.rerank_factor")) + 32;
     if (q.rerank > f->set.count)
         q.rerank = (size_t)f->set.count;
-    return vindex_search(&x, &q, hits, n_hits, why);
+    f->rows->everything = f->set.count == coll.n_vectors;
+    return vindex_search(&x, &q, hits, n_hits, plan, why);
 }
 
 /* ---- records of other rooms

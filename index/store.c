@@ -15,8 +15,10 @@
  *   posting     coll, term, 0 -> document frequency, impact front, word
  *               coll, term, bound -> a block of postings (postings.c)
  *   vector      coll, passage -> f32 row
- *   code        coll, first passage -> int8 rows (vindex.c)
- *   segment     coll, first passage -> rows, dead
+ *   code        coll, first passage -> int8 rows of the delta (vindex.c)
+ *   segment     coll, first passage -> rows, dead of such a run
+ *   graph       coll, first passage -> record of a merged segment (vseg.h)
+ *   chunk       coll, segment, part, number -> rows of a merged segment, with checksums of their own
  *   principal   string -> u32 set
  *   acl         coll, set, chunk -> ids (idset.c)
  *   record      space, 0, key -> bytes of other rooms
@@ -45,19 +47,27 @@
 #define GIB 1073741824.0
 const struct cairn_conf index_conf[] = {
     {"index.map_bytes",                 16 * GIB,  1 << 20, 1024 * GIB, false,
-     "address space of the store's map at open; grows by doubling"                                                            },
+     "address space of the store's map at open; grows by doubling"                                                                     },
     {"index.map_bytes_max",             256 * GIB, 1 << 20, 4096 * GIB, false,
-     "the map never grows past this; then writes get FULL"                                                                    },
-    {"index.readers_max",               512,       8,       4096,       false, "read views alive at once, of all processes"   },
-    {"index.growth_wait_ms_max",        10000,     1,       600000,     true,  "how long growing the map waits for open views"},
-    {"index.document_bytes_max",        64 << 20,  1,       1 << 30,    true,  "text of one document"                         },
-    {"index.passages_per_document_max", 65536,     1,       1 << 20,    true,  "passages of one document"                     },
-    {"index.batch_bytes_max",           GIB,       1 << 20, 64 * GIB,   true,  "memory of one batch before it is committed"   },
-    {"index.view_bytes_max",            GIB,       1 << 20, 64 * GIB,   true,  "memory of texts handed out by one view"       },
+     "the map never grows past this; then writes get FULL"                                                                             },
+    {"index.readers_max",               512,       8,       4096,       false, "read views alive at once, of all processes"            },
+    {"index.growth_wait_ms_max",        10000,     1,       600000,     true,  "how long growing the map waits for open views"         },
+    {"index.document_bytes_max",        64 << 20,  1,       1 << 30,    true,  "text of one document"                                  },
+    {"index.passages_per_document_max", 65536,     1,       1 << 20,    true,  "passages of one document"                              },
+    {"index.batch_bytes_max",           GIB,       1 << 20, 64 * GIB,   true,  "memory of one batch before it is committed"            },
+    {"index.view_bytes_max",            GIB,       1 << 20, 64 * GIB,   true,  "memory of texts handed out by one view"                },
     {"index.rerank_factor",             4,         1,       100,        true,
-     "vector search: candidates by int8 codes per hit, ranked again by f32"                                                   },
-    {"store.bm25_k1",                   0.9,       0,       10,         true,  "BM25: how fast repeated words saturate"       },
-    {"store.bm25_b",                    0.4,       0,       1,          true,  "BM25: how much long passages are marked down" },
+     "vector search: candidates by int8 codes per hit, ranked again by f32"                                                            },
+    {"index.ef_search",                 100,       1,       4096,       true,  "width of a graph search: higher finds more, costs time"},
+    {"index.nprobe",                    16,        1,       4096,       true,  "lists that an IVF search reads"                        },
+    {"index.scan_rows_max",             4000,      0,       1000000,    true,  "filters of up to so many rows are scanned, not walked" },
+    {"index.links",                     32,        4,       64,         true,  "links per row of segments built from now on"           },
+    {"index.build_width",               100,       16,      1000,       true,  "candidates looked at when a row is linked"             },
+    {"index.merge_rows_min",            2048,      1,       1000000,    true,  "rows of the delta from which on they are merged"       },
+    {"index.segment_rows_max",          1048576,   1024,    16777216,   true,
+     "rows of a segment; a merge needs about 7 bytes of memory a row and dimension"                                                    },
+    {"store.bm25_k1",                   0.9,       0,       10,         true,  "BM25: how fast repeated words saturate"                },
+    {"store.bm25_b",                    0.4,       0,       1,          true,  "BM25: how much long passages are marked down"          },
 };
 const size_t index_conf_len = sizeof(index_conf) / sizeof(index_conf[0]);
 
@@ -75,7 +85,17 @@ double store_conf(const struct store *s, const char *key)
 /* ---- the environment
  * ------------------------------------------------------------------------------------------ */
 
-static enum cairn_err format_check(MDB_txn *txn, const MDB_dbi *dbi, struct cairn_why *why)
+static enum cairn_err format_put(MDB_txn *txn, const MDB_dbi *dbi, struct cairn_why *why)
+{
+    struct kv kv = {.txn = txn, .dbi = dbi};
+    struct kv_key k;
+    uint8_t format[4] = {STORE_FORMAT, 0, 0, 0};
+    return kv_put(&kv, DB_META, key_bytes(key_reset(&k), "format", 6), format, 4, why);
+}
+
+/* *upgrade: the store has format 1 and lacks the databases that came with format 2. */
+static enum cairn_err format_check(MDB_txn *txn, const MDB_dbi *dbi, bool read_only, bool *upgrade,
+                                   struct cairn_why *why)
 {
     struct kv kv = {.txn = txn, .dbi = dbi};
     struct kv_key k;
@@ -87,6 +107,14 @@ static enum cairn_err format_check(MDB_txn *txn, const MDB_dbi *dbi, struct cair
         return err;
     struct rd r = rd_of(v);
     uint32_t format = rd_u32(&r);
+    *upgrade = format == 1;
+    if (*upgrade && read_only)
+        return cairn_fail(why, CAIRN_EUNSUPPORTED,
+                          "the store has format 1; open it for writing once (serve or ingest) to bring it to "
+                          "format %u",
+                          STORE_FORMAT);
+    if (*upgrade)
+        return format_put(txn, dbi, why);
     if (format != STORE_FORMAT)
         return cairn_fail(
             why, CAIRN_EUNSUPPORTED,
@@ -102,22 +130,22 @@ static enum cairn_err dbs_open(MDB_env *env, MDB_dbi *dbi, bool read_only, bool 
     if (rc)
         return cairn_err_from_mdb(why, rc, "opening the store");
     enum cairn_err err = CAIRN_OK;
+    bool upgrade = false;
     struct kv kv = {.env = env, .txn = txn, .dbi = dbi};
     for (int i = 0; i < DB_N && !err; i++) {
-        rc = mdb_dbi_open(txn, kv_db_name[i], create ? MDB_CREATE : 0, &dbi[i]);
+        bool make = create || (upgrade && (i == DB_GRAPH || i == DB_CHUNK));
+        rc = mdb_dbi_open(txn, kv_db_name[i], make ? MDB_CREATE : 0, &dbi[i]);
         if (rc == MDB_NOTFOUND)
             err = cairn_fail(why, CAIRN_ECORRUPT, "the store has no database %s; restore a backup",
                              kv_db_name[i]);
         else if (rc)
             err = cairn_err_from_mdb(why, rc, kv_db_name[i]);
         if (!err && i == DB_META && create) {
-            struct kv_key k;
-            uint8_t format[4] = {STORE_FORMAT, 0, 0, 0};
-            err = kv_put(&kv, DB_META, key_bytes(key_reset(&k), "format", 6), format, 4, why);
+            err = format_put(txn, dbi, why);
             if (!err)
                 err = state_put(&kv, &(struct state){0, 1, SET_PRINCIPAL_FIRST}, why);
         } else if (!err && i == DB_META) {
-            err = format_check(txn, dbi, why);
+            err = format_check(txn, dbi, read_only, &upgrade, why);
         }
     }
     if (err) {
@@ -286,6 +314,7 @@ enum cairn_err store_open(struct store **out, const struct store_opts *o, struct
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, &attr);
     pthread_condattr_destroy(&attr);
+    vcache_init(&s->vcache);
     s->lock_fd = -1;
     s->read_only = o->read_only;
     s->config = o->config;
@@ -336,6 +365,7 @@ void store_close(struct store *s)
         (void)close(s->lock_fd);
     for (size_t i = 0; i < ANALYZERS_IDLE_MAX; i++)
         cairn_analyzer_close(s->idle[i].a);
+    vcache_release(&s->vcache);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
     cairn_free(s->dir);
@@ -424,6 +454,7 @@ enum cairn_err gate_resize(struct store *s, size_t bytes, struct cairn_why *why)
     if (!err) {
         int rc = CAIRN_FAILPOINT("index.grow") ? ENOMEM : mdb_env_set_mapsize(s->env, bytes & ~(size_t)65535);
         err = rc ? cairn_err_from_mdb(why, rc, "resizing the store's map") : CAIRN_OK;
+        vcache_stale(&s->vcache);
     }
     pthread_mutex_lock(&s->lock);
     s->resizing = false;
@@ -438,7 +469,7 @@ enum cairn_err gate_read_begin(struct store *s, struct kv *kv, struct cairn_why 
         enum cairn_err err = gate_enter(s);
         if (err)
             return err;
-        *kv = (struct kv){.env = s->env, .dbi = s->dbi};
+        *kv = (struct kv){.env = s->env, .dbi = s->dbi, .vcache = &s->vcache};
         int rc = mdb_txn_begin(s->env, NULL, MDB_RDONLY, &kv->txn);
         if (rc == 0)
             return CAIRN_OK;
@@ -463,6 +494,7 @@ void gate_read_end(struct store *s, struct kv *kv)
 {
     if (!kv->txn)
         return;
+    vsets_release(kv);
     mdb_txn_abort(kv->txn);
     kv->txn = NULL;
     gate_leave(s);
@@ -567,8 +599,10 @@ enum cairn_err coll_parse(struct cairn_str key, struct cairn_str payload, struct
     c->next_docno = rd_u64(&r);
     c->next_passage = rd_u32(&r);
     c->next_term = rd_u32(&r);
-    ok = ok && rd_done(&r) && c->id && metric <= METRIC_L2 && is_public <= 1 && fusion <= FUSION_RRF &&
-         c->opts.dim <= VECTOR_DIM_MAX;
+    uint8_t index = rd_left(&r) ? rd_u8(&r) : VECTOR_AUTO; /* format 1 has none */
+    c->opts.index = (enum vector_kind)index;
+    ok = ok && index <= VECTOR_IVF && rd_done(&r) && c->id && metric <= METRIC_L2 && is_public <= 1 &&
+         fusion <= FUSION_RRF && c->opts.dim <= VECTOR_DIM_MAX;
     return ok ? CAIRN_OK : kv_corrupt(why, DB_COLLECTION, key.p, key.len, "not a collection record");
 }
 
@@ -607,6 +641,7 @@ enum cairn_err coll_put(struct kv *kv, const struct coll_rec *c, struct cairn_wh
     wr_u64(&b, c->next_docno);
     wr_u32(&b, c->next_passage);
     wr_u32(&b, c->next_term);
+    wr_u8(&b, (uint8_t)c->opts.index);
     key_bytes(key_reset(&k), c->opts.name, strlen(c->opts.name));
     enum cairn_err err = kv_put_buf(kv, DB_COLLECTION, &k, &b, why);
     cairn_buf_release(&b);
@@ -770,6 +805,10 @@ enum cairn_err store_stats_get(struct store *s, struct store_stats *out, struct 
             struct coll_rec c;
             err = err ? err : coll_get(&v->kv, list[i].opts.name, &c, why);
             out->n_vectors += err ? 0 : c.n_vectors;
+            struct vector_info vectors = {0};
+            err = err ? err : store_vector_info(v, list[i].opts.name, &vectors, why);
+            out->n_segments += vectors.n_segments;
+            out->n_delta += vectors.n_delta;
         }
         (void)mdb_reader_list(s->env, count_reader, &out->readers);
         out->dead_readers_cleared = atomic_load(&s->dead_readers);
@@ -791,6 +830,7 @@ static enum cairn_err digest_at(const char *path, struct cairn_hash *out, struct
     err = rc ? cairn_err_from_mdb(why, rc, path) : CAIRN_OK;
     if (!err)
         err = digest_run(&kv, out, why);
+    vsets_release(&kv);
     if (kv.txn)
         mdb_txn_abort(kv.txn);
     mdb_env_close(env);

@@ -6,12 +6,13 @@
 #include "codec.h"
 #include "idset.h"
 #include "kv.h"
+#include "vseg.h"
 
 #include <cairn/index.h>
 #include <pthread.h>
 #include <sys/types.h>
 
-#define STORE_FORMAT 1u
+#define STORE_FORMAT 2u /* 1: without databases graph and chunk; added when it is opened for writing */
 #define TEXT_PIECE_BYTES 65536u /* a document's text is compressed in pieces: a passage reads one or two */
 #define PASSAGE_IDS_MAX 0xFFFFFFF0u /* of one collection over its life; ids are never used twice */
 #define TERM_BYTES_MAX 400u         /* longer words are cut */
@@ -40,11 +41,13 @@ struct store {
     pthread_mutex_t lock; /* of all below */
     pthread_cond_t changed;
     unsigned n_views; /* read transactions of this process; the map is resized only at zero */
-    bool resizing, writing;
+    bool resizing, writing, merging;
+    struct store_merge_state merge_state;
     struct {
         char language[24];
         struct cairn_analyzer *a;
     } idle[ANALYZERS_IDLE_MAX];
+    struct vcache vcache; /* has a lock of its own, never held across I/O or with another */
 };
 
 /* Counters of the whole store: database meta, key "state". */
@@ -82,6 +85,13 @@ CAIRN_MUST_USE enum cairn_err gate_read_begin(struct store *s, struct kv *kv, st
 void gate_read_end(struct store *s, struct kv *kv);
 /* Grows (or shrinks back) the map; no transaction of this thread may be alive. */
 CAIRN_MUST_USE enum cairn_err gate_resize(struct store *s, size_t bytes, struct cairn_why *why);
+
+/* Runs fn in one write transaction and commits it; the caller holds the writer's turn (an open batch). A full
+ * map is grown and fn runs again, so it must not depend on what an earlier run left. may_grow false: it only
+ * deletes, and may pass index.map_bytes_max a little. */
+typedef enum cairn_err (*store_write_fn)(void *ctx, struct kv *kv, struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err store_write(struct store *s, bool may_grow, store_write_fn fn, void *ctx,
+                                          struct cairn_why *why);
 
 CAIRN_MUST_USE enum cairn_err state_get(struct kv *kv, struct state *st, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err state_put(struct kv *kv, const struct state *st, struct cairn_why *why);
@@ -143,6 +153,7 @@ struct store_filter {
     uint32_t coll;
     uint64_t generation;
     struct idset set;
+    struct vfilter *rows; /* of set; filled by searches, so a filter is used by one thread at a time */
 };
 
 #endif

@@ -1,17 +1,20 @@
-/* vindex.c - see vindex.h. Layout, all keys starting with u32 collection:
+/* vindex.c - see vindex.h. Vectors of a collection live in two places: merged segments (vseg.h), which stand
+ * for all passage ids up to a point, and the delta behind that point, which documents' transactions write.
+ * Layout of the delta, all keys starting with u32 collection:
  *
  *   vector   passage               -> dim f32 LE: the row as it was given
  *   code     first passage of it   -> u32 rows; u32 dim; rows x u32 ids, ascending; rows x f32 scale;
  *                                     rows x f32 squared norm of scale * code; rows x dim int8
  *   segment  first passage of it   -> u32 rows, u32 dead
  *
- * A segment has at most 1,024 rows. Segments grow like a binary counter: new rows take in the last segment
- * while that is small or not much larger than they are, so that a commit of one row rewrites little and a
- * long-lived index has full segments. A removed row loses its f32 row at once; its code stays until a quarter
- * of the segment is dead (the filter, being made of live ids, hides it), then the segment is rewritten
- * without its dead. Which ids are dead is known by the f32 row alone. */
+ * A run of codes has at most 1,024 rows. Runs grow like a binary counter: new rows take in the last run while
+ * that is small or not much larger than they are, so that a commit of one row rewrites little. A removed row
+ * loses its f32 row at once; its code stays until a quarter of the run is dead (the filter, being made of
+ * live ids, hides it), then the run is rewritten without its dead. Which ids of the delta are dead is known
+ * by the f32 row alone. A removed row of a merged segment is only counted there. */
 #include "vindex.h"
 #include "codec.h"
+#include "vseg.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -37,42 +40,16 @@ const char *vindex_refuses(const float *v, uint32_t dim, enum vector_metric metr
     return NULL;
 }
 
-#define LANES 16
-static float dot_f32(const float *a, const float *b, uint32_t n)
-{
-    float acc[LANES] = {0}, tail = 0;
-    uint32_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (uint32_t j = 0; j < LANES; j++)
-            acc[j] += a[i + j] * b[i + j];
-    for (; i < n; i++)
-        tail += a[i] * b[i];
-    for (uint32_t j = 0; j < LANES; j++)
-        tail += acc[j];
-    return tail;
-}
+float vindex_norm(const float *v, uint32_t dim) { return sqrtf(vkernel_best()->dotf(v, v, dim)); }
 
-float vindex_score(enum vector_metric metric, const float *query, const float *row, uint32_t dim)
+float vindex_score(enum vector_metric metric, const float *query, float query_norm, const float *row,
+                   float row_norm, uint32_t dim)
 {
-    if (metric == METRIC_L2) {
-        float acc[LANES] = {0}, sum = 0;
-        uint32_t i = 0;
-        for (; i + LANES <= dim; i += LANES)
-            for (uint32_t j = 0; j < LANES; j++) {
-                float d = query[i + j] - row[i + j];
-                acc[j] += d * d;
-            }
-        for (; i < dim; i++)
-            sum += (query[i] - row[i]) * (query[i] - row[i]);
-        for (uint32_t j = 0; j < LANES; j++)
-            sum += acc[j];
-        return -sqrtf(sum);
-    }
-    float dot = dot_f32(query, row, dim);
-    if (metric == METRIC_DOT)
-        return dot;
-    float norms = sqrtf(dot_f32(query, query, dim)) * sqrtf(dot_f32(row, row, dim));
-    return norms > 0 ? dot / norms : 0;
+    const struct vkernel *k = vkernel_best();
+    if (metric == METRIC_L2)
+        return -sqrtf(k->l2f(query, row, dim));
+    float dot = k->dotf(query, row, dim), norms = query_norm * row_norm;
+    return metric == METRIC_DOT ? dot : norms > 0 ? dot / norms : 0;
 }
 
 /* Squared norm of the row that the codes stand for. Cosine and L2 compare decoded rows with each other: near
@@ -395,21 +372,94 @@ static enum cairn_err add_rows(const struct vindex_ref *x, const struct vindex_r
     return err;
 }
 
+/* Rows that a merged segment stands for are only counted as dead there. *n_merged: how many of ids[] they
+ * are. */
+static enum cairn_err remove_merged(const struct vindex_ref *x, const uint32_t *ids, size_t n,
+                                    size_t *n_merged, struct cairn_why *why)
+{
+    const struct vset *set;
+    enum cairn_err err = vset_get(x->kv, x->coll, &set, why);
+    size_t i = 0;
+    for (uint32_t at = 0; !err && at < set->n; at++) {
+        struct vseg_rec r = set->segs[at].rec;
+        size_t from = i;
+        for (; i < n && ids[i] <= r.last && !err; i++) {
+            struct kv_key k; /* not yet cleaned up after a merge */
+            err = kv_del(x->kv, DB_VECTOR, row_key(&k, x->coll, ids[i]), why);
+            if (err == CAIRN_ENOTFOUND)
+                err = CAIRN_OK;
+            if (!err && (ids[i] < r.first || r.dead == r.n))
+                err = kv_corrupt(why, DB_GRAPH, row_key(&k, x->coll, ids[i])->b, 8, "a vector in no segment");
+            r.dead++;
+        }
+        if (!err && i > from)
+            err = vseg_rec_put(x->kv, x->coll, &r, why);
+    }
+    vsets_release(x->kv);
+    *n_merged = i;
+    return err;
+}
+
 enum cairn_err vindex_apply(const struct vindex_ref *x, const uint32_t *removed, size_t n_removed,
                             const struct vindex_row *added, size_t n_added, struct cairn_why *why)
 {
-    enum cairn_err err = n_removed ? remove_rows(x, removed, n_removed, why) : CAIRN_OK;
+    size_t merged = 0;
+    enum cairn_err err = n_removed ? remove_merged(x, removed, n_removed, &merged, why) : CAIRN_OK;
+    if (!err && n_removed > merged)
+        err = remove_rows(x, removed + merged, n_removed - merged, why);
     return err || n_added == 0 ? err : add_rows(x, added, n_added, why);
+}
+
+enum cairn_err vindex_moved(const struct vindex_ref *x, uint32_t last, struct cairn_why *why)
+{
+    struct kv_key prefix;
+    key_u32(key_reset(&prefix), x->coll);
+    for (;;) {
+        struct kv_cursor c;
+        struct segment s;
+        uint32_t first = 0;
+        struct rows r = {0};
+        enum cairn_err err = kv_cursor_open(&c, x->kv, DB_CODE, why);
+        if (err)
+            return err;
+        err = kv_seek(&c, &prefix, why);
+        if (!err && (!kv_has_prefix(c.key, &prefix) || key_read_u32(c.key, 4) > last))
+            err = CAIRN_ENOTFOUND;
+        if (!err) {
+            first = key_read_u32(c.key, 4);
+            err = segment_parse(c.key, c.payload, x->dim, &s, why);
+        }
+        if (!err && at_u32(s.ids, s.n - 1) > last) { /* some of it is newer than the merge */
+            err = rows_init(&r, s.n, x->dim, why);
+            if (!err)
+                err = segment_read(x, first, true, &r, why);
+        }
+        kv_cursor_close(&c);
+        if (err)
+            rows_release(&r);
+        if (err)
+            return err == CAIRN_ENOTFOUND ? CAIRN_OK : err;
+        err = segment_delete(x, first, why);
+        uint32_t from = 0;
+        while (from < r.n && r.ids[from] <= last)
+            from++;
+        if (!err && from < r.n)
+            err = segment_write(x, &r, from, r.n - from, 0, why);
+        rows_release(&r);
+        if (err)
+            return err;
+    }
 }
 
 enum cairn_err vindex_drop(const struct vindex_ref *x, struct cairn_why *why)
 {
-    static const enum kv_db dbs[] = {DB_VECTOR, DB_CODE, DB_SEGMENT};
+    static const enum kv_db dbs[] = {DB_VECTOR, DB_CODE, DB_SEGMENT, DB_GRAPH, DB_CHUNK};
     struct kv_key k;
     key_u32(key_reset(&k), x->coll);
     enum cairn_err err = CAIRN_OK;
-    for (size_t i = 0; i < 3 && !err; i++)
+    for (size_t i = 0; i < sizeof(dbs) / sizeof(dbs[0]) && !err; i++)
         err = kv_drop_prefix(x->kv, dbs[i], &k, why);
+    vsets_release(x->kv);
     return err;
 }
 
@@ -428,12 +478,52 @@ enum cairn_err vindex_get(const struct vindex_ref *x, uint32_t id, float *out, s
 {
     struct kv_key k;
     struct cairn_str v;
-    enum cairn_err err = kv_get(x->kv, DB_VECTOR, row_key(&k, x->coll, id), &v, why);
+    const struct vset *set;
+    enum cairn_err err = vset_get(x->kv, x->coll, &set, why);
+    const struct vseg *s = err ? NULL : vset_of(set, id);
+    if (s) {
+        uint32_t row;
+        err = vseg_find(s, id, &row, why);
+        const uint8_t *p = err ? NULL : vseg_row(s, PART_F32, row, why);
+        if (!err && !p)
+            err = CAIRN_ECORRUPT;
+        if (!err)
+            memcpy(out, p, (size_t)x->dim * 4);
+        return err;
+    }
+    if (!err)
+        err = kv_get(x->kv, DB_VECTOR, row_key(&k, x->coll, id), &v, why);
     return err ? err : row_copy(x, &k, v, out, why);
 }
 
-static enum cairn_err scan_exact(const struct vindex_ref *x, const struct vindex_query *q, float *row,
-                                 struct topk *top, struct cairn_why *why)
+/* Every row of a segment that the filter lets through, in the order of rows: a stream through memory. */
+static enum cairn_err exact_segment(const struct vseg *s, const struct vindex_query *q, float norm,
+                                    float *row, struct topk *top, struct cairn_why *why)
+{
+    for (uint32_t i = 0; i < s->rec.n; i++) {
+        uint32_t id;
+        float row_norm;
+        enum cairn_err err = i % STOP_ROWS ? CAIRN_OK : cairn_stopped(q->stop, why);
+        const uint8_t *meta = err ? NULL : vseg_row(s, PART_IDS, i, why);
+        if (!meta)
+            return err ? err : CAIRN_ECORRUPT;
+        memcpy(&id, meta, 4);
+        if (!idset_has(q->filter->set, id))
+            continue;
+        const uint8_t *v = vseg_row(s, PART_F32, i, why);
+        if (!v)
+            return CAIRN_ECORRUPT;
+        memcpy(&row_norm, meta + 4, 4);
+        memcpy(row, v, (size_t)s->rec.dim * 4);
+        float score = vindex_score(s->rec.metric, q->v, norm, row, row_norm, s->rec.dim);
+        topk_push(top, (struct store_hit){id, score});
+    }
+    return CAIRN_OK;
+}
+
+/* The delta: ids from `from` on. */
+static enum cairn_err scan_exact(const struct vindex_ref *x, const struct vindex_query *q, uint32_t from,
+                                 float norm, float *row, struct topk *top, struct cairn_why *why)
 {
     struct kv_cursor c;
     struct kv_key k, prefix;
@@ -442,7 +532,7 @@ static enum cairn_err scan_exact(const struct vindex_ref *x, const struct vindex
     if (err)
         return err;
     size_t seen = 0;
-    uint32_t want = idset_next(q->filter, 0);
+    uint32_t want = idset_next(q->filter->set, from);
     bool seek = true;
     while (want != UINT32_MAX && !err) {
         if (seen++ % STOP_ROWS == 0)
@@ -452,15 +542,16 @@ static enum cairn_err scan_exact(const struct vindex_ref *x, const struct vindex
         if (err || !kv_has_prefix(c.key, &prefix))
             break;
         uint32_t id = key_read_u32(c.key, 4);
-        if (idset_has(q->filter, id)) {
+        if (idset_has(q->filter->set, id)) {
             if (c.payload.len != (size_t)x->dim * 4)
                 err = kv_corrupt(why, DB_VECTOR, c.key.p, c.key.len, "a vector of another dimension");
             else
                 memcpy(row, c.payload.p, c.payload.len);
             if (!err)
-                topk_push(top, (struct store_hit){id, vindex_score(x->metric, q->v, row, x->dim)});
+                topk_push(top, (struct store_hit){id, vindex_score(x->metric, q->v, norm, row,
+                                                                   vindex_norm(row, x->dim), x->dim)});
         }
-        want = id == UINT32_MAX ? id : idset_next(q->filter, id + 1);
+        want = id == UINT32_MAX ? id : idset_next(q->filter->set, id + 1);
         seek = want - id > 8;
     }
     kv_cursor_close(&c);
@@ -468,7 +559,7 @@ static enum cairn_err scan_exact(const struct vindex_ref *x, const struct vindex
 }
 
 static enum cairn_err scan_codes(const struct vindex_ref *x, const struct vindex_query *q, int8_t *qcodes,
-                                 struct topk *top, struct cairn_why *why)
+                                 struct topk *top, uint64_t *n_scored, struct cairn_why *why)
 {
     float qscale = vdot_quantise(q->v, x->dim, qcodes), qnorm = code_norm(qcodes, x->dim, qscale);
     vdot_fn dot = vdot_best();
@@ -485,9 +576,10 @@ static enum cairn_err scan_codes(const struct vindex_ref *x, const struct vindex
             err = segment_parse(c.key, c.payload, x->dim, &s, why);
         if (err)
             break;
+        *n_scored += s.n;
         for (uint32_t i = 0; i < s.n; i++) {
             uint32_t id = at_u32(s.ids, i);
-            if (!idset_has(q->filter, id))
+            if (!idset_has(q->filter->set, id))
                 continue;
             float norm = at_f32(s.norms, i);
             float score =
@@ -503,43 +595,117 @@ static enum cairn_err scan_codes(const struct vindex_ref *x, const struct vindex
     return err == CAIRN_ENOTFOUND ? CAIRN_OK : err;
 }
 
+static enum cairn_err search_exact(const struct vindex_ref *x, const struct vindex_query *q,
+                                   const struct vset *set, float norm, float *row, struct topk *top,
+                                   struct cairn_why *why)
+{
+    enum cairn_err err = CAIRN_OK;
+    for (uint32_t i = 0; i < set->n && !err; i++)
+        err = exact_segment(&set->segs[i], q, norm, row, top, why);
+    return err ? err : scan_exact(x, q, set->next_id, norm, row, top, why);
+}
+
+/* The delta by its codes, the best of them by their f32 rows. */
+static enum cairn_err search_delta(const struct vindex_ref *x, const struct vindex_query *q, float norm,
+                                   float *row, struct topk *top, struct vector_plan *plan,
+                                   struct cairn_why *why)
+{
+    struct topk best = {.k = q->rerank > q->k ? q->rerank : q->k};
+    int8_t *codes = cairn_malloc(x->dim);
+    best.heap = cairn_reallocarray(NULL, best.k, sizeof(*best.heap));
+    enum cairn_err err =
+        codes && best.heap ? CAIRN_OK
+                           : cairn_fail(why, CAIRN_ENOMEM, "no memory for a vector search of %zu hits", q->k);
+    if (!err)
+        err = scan_codes(x, q, codes, &best, &plan->n_scored, why);
+    for (size_t i = 0; i < best.n && !err; i++) {
+        struct kv_key k;
+        struct cairn_str v;
+        uint32_t id = (uint32_t)best.heap[i].passage_id;
+        err = kv_get(x->kv, DB_VECTOR, row_key(&k, x->coll, id), &v, why);
+        if (err == CAIRN_ENOTFOUND)
+            err = kv_corrupt(why, DB_VECTOR, k.b, k.len, "a live code without its vector");
+        if (!err)
+            err = row_copy(x, &k, v, row, why);
+        if (!err)
+            topk_push(top, (struct store_hit){id, vindex_score(x->metric, q->v, norm, row,
+                                                               vindex_norm(row, x->dim), x->dim)});
+    }
+    cairn_free(codes);
+    cairn_free(best.heap);
+    return err;
+}
+
+static enum cairn_err search_segments(const struct vindex_ref *x, const struct vindex_query *q,
+                                      const struct vset *set, float norm, struct topk *top,
+                                      struct vector_plan *plan, struct cairn_why *why)
+{
+    struct vwalk w = {.v = q->v,
+                      .norm = norm,
+                      .filter = q->filter,
+                      .share = plan->share,
+                      .kind = q->kind,
+                      .ef = q->ef,
+                      .nprobe = q->nprobe,
+                      .scan_max = q->scan_max,
+                      .stop = q->stop};
+    struct vscratch *scratch;
+    enum cairn_err err = vscratch_take(&scratch, x->kv->vcache, why);
+    if (err)
+        return err;
+    uint32_t largest = 0;
+    struct vector_plan most = *plan;
+    for (uint32_t i = 0; i < set->n && !err; i++) { /* the plan told is the largest segment's */
+        err = vseg_search(&set->segs[i], &w, scratch, top, plan, why);
+        if (set->segs[i].rec.n > largest) {
+            largest = set->segs[i].rec.n;
+            most = *plan;
+        }
+    }
+    most.n_scored = plan->n_scored;
+    *plan = most;
+    vscratch_give(scratch, x->kv->vcache);
+    return err;
+}
+
 enum cairn_err vindex_search(const struct vindex_ref *x, const struct vindex_query *q, struct store_hit *hits,
-                             size_t *n_hits, struct cairn_why *why)
+                             size_t *n_hits, struct vector_plan *plan, struct cairn_why *why)
 {
     *n_hits = 0;
     if (q->k == 0)
         return CAIRN_OK;
-    struct topk top = {.heap = hits, .k = q->k}, best = {.k = q->rerank > q->k ? q->rerank : q->k};
-    float *row = cairn_reallocarray(NULL, x->dim, sizeof(float));
-    int8_t *codes = cairn_malloc(x->dim);
-    if (!q->exact)
-        best.heap = cairn_reallocarray(NULL, best.k, sizeof(*best.heap));
-    enum cairn_err err = CAIRN_OK;
-    if (!row || !codes || (!q->exact && !best.heap)) {
-        err = cairn_fail(why, CAIRN_ENOMEM, "no memory for a vector search of %zu hits", q->k);
-    } else if (q->exact) {
-        err = scan_exact(x, q, row, &top, why);
+    struct topk top = {.heap = hits, .k = q->k};
+    const struct vset *set;
+    enum cairn_err err = vset_get(x->kv, x->coll, &set, why);
+    if (err)
+        return err;
+    uint64_t in_segments = 0;
+    for (uint32_t i = 0; i < set->n; i++)
+        in_segments += set->segs[i].rec.n - set->segs[i].rec.dead;
+    plan->n_segments = set->n;
+    plan->n_delta = q->n_vectors > in_segments ? q->n_vectors - in_segments : 0;
+    plan->share = q->n_vectors ? (double)q->filter->n / (double)q->n_vectors : 0;
+    float norm = vindex_norm(q->v, x->dim), *row = cairn_reallocarray(NULL, x->dim, sizeof(float));
+    if (!row)
+        return cairn_fail(why, CAIRN_ENOMEM, "no memory for a vector search of %zu hits", q->k);
+    if (q->exact) {
+        plan->path = "exact";
+        plan->reason = "asked for";
+        err = search_exact(x, q, set, norm, row, &top, why);
+        plan->n_scored = q->filter->n;
     } else {
-        err = scan_codes(x, q, codes, &best, why);
-        for (size_t i = 0; i < best.n && !err; i++) {
-            uint32_t id = (uint32_t)best.heap[i].passage_id;
-            err = vindex_get(x, id, row, why);
-            if (err == CAIRN_ENOTFOUND) {
-                struct kv_key k;
-                err = kv_corrupt(why, DB_VECTOR, row_key(&k, x->coll, id)->b, 8,
-                                 "a live code without its vector");
-            }
-            if (!err)
-                topk_push(&top, (struct store_hit){id, vindex_score(x->metric, q->v, row, x->dim)});
-        }
+        plan->path = "delta";
+        plan->reason = "no segment yet";
+        if (set->n)
+            err = search_segments(x, q, set, norm, &top, plan, why);
+        if (!err && plan->n_delta)
+            err = search_delta(x, q, norm, row, &top, plan, why);
     }
     if (!err) {
         topk_sort(&top);
         *n_hits = top.n;
     }
     cairn_free(row);
-    cairn_free(codes);
-    cairn_free(best.heap);
     return err;
 }
 
@@ -591,6 +757,109 @@ static enum cairn_err check_segment(struct vcheck *k, const struct segment *s, c
     return err;
 }
 
+/* One merged segment: rows and order agree, ids are unique and inside the range, links stay inside and reach
+ * every live row from the medoids, codes follow from the f32 rows, dead rows are counted. Adds what it holds
+ * to k->coded. */
+static enum cairn_err check_merged(struct vcheck *k, const struct vseg *s, const struct idset *live,
+                                   float *row, struct cairn_why *why)
+{
+    const struct vseg_rec *r = &s->rec;
+    uint32_t n = r->n, pad = vseg_pad(r->dim), n_stack = 0, alive = 0, last = 0, n_row = 0;
+    uint64_t *seen = cairn_calloc((size_t)n / 64 + 1, 8);
+    uint32_t *stack = cairn_reallocarray(NULL, n, 4);
+    uint8_t *codes = cairn_malloc(vseg_stride(r, PART_HOT)); /* its tail is written too */
+    float *tmp = cairn_reallocarray(NULL, r->dim, sizeof(float));
+    enum cairn_err err = seen && stack && codes && tmp
+                             ? CAIRN_OK
+                             : cairn_fail(why, CAIRN_ENOMEM, "no memory to check vectors");
+    for (uint32_t i = 0; i < n && !err; i++) { /* order: ascending, and the rows say the same */
+        uint32_t pair[2], id = 0;
+        const uint8_t *p = vseg_row(s, PART_ORDER, i, why), *m = NULL;
+        if (p)
+            memcpy(pair, p, 8);
+        if (p && pair[1] < n)
+            m = vseg_row(s, PART_IDS, pair[1], why);
+        if (m)
+            memcpy(&id, m, 4);
+        if (!p || (pair[1] < n && !m))
+            err = CAIRN_ECORRUPT;
+        else if (pair[1] >= n || id != pair[0] || pair[0] < r->first || pair[0] > r->last ||
+                 (i && pair[0] <= last))
+            finding(k, pair[0], "a segment's table of passages does not agree with its rows");
+        last = err ? 0 : pair[0];
+    }
+    for (uint32_t l = 0, next = 0; l < r->n_lists && !err; l++) {
+        uint32_t v[2];
+        const uint8_t *p = vseg_row(s, PART_LISTS, l, why);
+        if (!p) {
+            err = CAIRN_ECORRUPT;
+            break;
+        }
+        memcpy(v, p + pad, 8);
+        if (l ? v[0] <= next : v[0] != 0)
+            finding(k, r->first, "a segment's lists are not runs of its rows");
+        next = v[0];
+        if (v[1] >= n || v[1] < v[0]) {
+            finding(k, r->first, "a medoid outside its list");
+        } else if (!(seen[v[1] >> 6] >> (v[1] & 63) & 1)) {
+            seen[v[1] >> 6] |= 1ull << (v[1] & 63);
+            stack[n_stack++] = v[1];
+        }
+    }
+    while (n_stack && !err) {
+        const uint8_t *p = vseg_row(s, PART_HOT, stack[--n_stack], why);
+        if (!p)
+            err = CAIRN_ECORRUPT;
+        for (uint32_t i = 0; i < r->links && !err; i++) {
+            uint32_t to;
+            memcpy(&to, p + pad + 4 * i, 4);
+            if (to == VSEG_NONE)
+                break;
+            if (to >= n) {
+                finding(k, r->first, "a link leaves its segment");
+            } else if (!(seen[to >> 6] >> (to & 63) & 1)) {
+                seen[to >> 6] |= 1ull << (to & 63);
+                stack[n_stack++] = to;
+            }
+        }
+    }
+    for (; n_row < n && !err; n_row++) {
+        uint32_t id;
+        float norm, norm2;
+        const uint8_t *m = vseg_row(s, PART_IDS, n_row, why), *v = vseg_row(s, PART_F32, n_row, why),
+                      *h = vseg_row(s, PART_HOT, n_row, why);
+        if (!m || !v || !h) {
+            err = CAIRN_ECORRUPT;
+            break;
+        }
+        memcpy(&id, m, 4);
+        memcpy(&norm, m + 4, 4);
+        memcpy(row, v, (size_t)r->dim * 4);
+        vseg_encode_row(r, row, tmp, codes, &norm2);
+        if (norm != vindex_norm(row, r->dim) || memcmp(codes, h, pad) != 0)
+            finding(k, id, "the int8 code does not follow from the vector");
+        if (!idset_has(live, id))
+            continue;
+        alive++;
+        const char *bad = vindex_refuses(row, r->dim, r->metric);
+        if (bad)
+            finding(k, id, bad);
+        if (!(seen[n_row >> 6] >> (n_row & 63) & 1))
+            finding(k, id, "no walk reaches its row");
+        if (idset_has(&k->coded, id))
+            finding(k, id, "two rows for one passage");
+        else if (!idset_add(&k->coded, id))
+            err = cairn_fail(why, CAIRN_ENOMEM, "no memory for a set of passages");
+    }
+    if (!err && r->dead != n - alive)
+        finding(k, r->first, "the segment's record miscounts its dead rows");
+    cairn_free(seen);
+    cairn_free(stack);
+    cairn_free(codes);
+    cairn_free(tmp);
+    return err;
+}
+
 enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live,
                             void (*report)(void *ctx, const char *line), void *ctx, struct cairn_why *why)
 {
@@ -602,8 +871,13 @@ enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live
     int8_t *codes = cairn_malloc(x->dim);
     uint32_t last = 0;
     size_t n_codes = 0, n_metas = 0;
+    const struct vset *set = NULL;
     enum cairn_err err =
         row && codes ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "no memory to check vectors");
+    if (!err)
+        err = vset_get(x->kv, x->coll, &set, why);
+    for (uint32_t i = 0; !err && i < set->n; i++)
+        err = check_merged(&k, &set->segs[i], live, row, why);
     if (!err)
         err = kv_cursor_open(&c, x->kv, DB_CODE, why);
     if (!err) {
@@ -636,6 +910,8 @@ enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live
     if (!err) {
         for (err = kv_seek(&c, &prefix, why); !err && kv_has_prefix(c.key, &prefix); err = kv_next(&c, why)) {
             uint32_t id = key_read_u32(c.key, 4);
+            if (c.key.len == 8 && id < set->next_id) /* a merge has not cleaned up yet */
+                continue;
             if (c.key.len != 8 || !idset_has(live, id)) {
                 finding(&k, id, "a vector of no passage");
                 continue;
@@ -653,8 +929,9 @@ enum cairn_err vindex_check(const struct vindex_ref *x, const struct idset *live
     kv_cursor_close(&c);
     for (uint32_t id = idset_next(live, 0); !err && x->dim && id != UINT32_MAX;
          id = idset_next(live, id + 1)) {
-        bool there;
-        err = row_alive(x, id, &there, why);
+        bool there = id < set->next_id; /* its segment was walked above */
+        if (!there)
+            err = row_alive(x, id, &there, why);
         if (!err && !there)
             finding(&k, id, "a passage without its vector");
         if (!err && !idset_has(&k.coded, id))

@@ -73,6 +73,7 @@ void retrieval_release(struct retrieval *x)
         hit_release(&x->hits[i]);
     cairn_free(x->hits);
     cairn_free(x->query_vector);
+    cairn_free(x->dense);
     *x = (struct retrieval){0};
 }
 
@@ -270,10 +271,10 @@ static enum cairn_err plan(struct run *x)
     const struct collection_opts *o = &x->info.opts;
     const struct retrieve_request *q = x->q;
     unsigned legs = q->legs ? q->legs : (unsigned)LEG_BOTH;
-    bool has_vectors = o->dim > 0;
+    bool has_vectors = o->dim > 0 && *o->embedder; /* else no model makes a question's vector */
     if (legs == LEG_DENSE && !has_vectors)
-        return cairn_fail(x->why, CAIRN_ESTATE, "collection %s holds no vectors: ask its lexical leg",
-                          o->name);
+        return cairn_fail(x->why, CAIRN_ESTATE,
+                          "collection %s holds no vectors of a model: ask its lexical leg", o->name);
     if (legs == LEG_DENSE && !x->r->embedder)
         return cairn_fail(x->why, CAIRN_ESTATE, "no embedder is loaded: load %s, or ask the lexical leg",
                           o->embedder);
@@ -320,8 +321,7 @@ static enum cairn_err search(struct run *x, struct store_view *v, const struct s
     int64_t t1 = cairn_now_us();
     if (!err && x->dense)
         err = store_search_vector(v, x->q->collection, x->out->query_vector, x->info.opts.dim, f, want,
-                                  &(struct vector_how){.exact = x->q->exact}, x->dense_hits, &n_dense, NULL,
-                                  x->stop, x->why);
+                                  &x->q->how, x->dense_hits, &n_dense, &x->out->plan, x->stop, x->why);
     int64_t t2 = cairn_now_us();
     if (err)
         return err;
@@ -329,6 +329,14 @@ static enum cairn_err search(struct run *x, struct store_view *v, const struct s
         .kind = x->fusion, .dense_weight = x->dense_weight, .rrf_k = conf(x->r, "retriever.rrf_k")};
     x->n_candidates = fuse(&how, x->lexical ? x->lexical_hits : NULL, n_lexical,
                            x->dense ? x->dense_hits : NULL, n_dense, x->candidates);
+    if (x->dense && x->q->with_dense) {
+        x->out->dense_k = want;
+        x->out->n_dense = n_dense;
+        x->out->dense = cairn_reallocarray(NULL, n_dense ? n_dense : 1, sizeof(*x->out->dense));
+        if (!x->out->dense)
+            return cairn_fail(x->why, CAIRN_ENOMEM, "copy of %zu dense hits", n_dense);
+        memcpy(x->out->dense, x->dense_hits, n_dense * sizeof(*x->out->dense));
+    }
     x->out->lexical_us = t1 - t0;
     x->out->dense_us = t2 - t1;
     x->out->fuse_us = cairn_now_us() - t2;

@@ -15,6 +15,7 @@ static void collection_settings(struct params *p, const struct args *a)
 {
     if (a->is_public || a->is_private)
         params_bool(p, "public", a->is_public);
+    params_text(p, "index", a->index);
     params_text(p, "fusion", a->fusion);
     params_number(p, "dense_weight", a->dense_weight);
     params_number(p, "rerank_weight", a->rerank_weight);
@@ -25,7 +26,9 @@ static int print_created(const struct args *a, json_t *j)
     (void)a;
     const char *embedder = j_text(j, "embedder");
     printf("created %s", j_text(j, "collection"));
-    if (*embedder)
+    if (!*embedder && j_whole(j, "dim"))
+        printf(", for vectors of %" PRIu64 " numbers (vector.put)\n", j_whole(j, "dim"));
+    else if (*embedder)
         printf(", vectors of %" PRIu64 " numbers by %s\n", j_whole(j, "dim"), embedder);
     else
         puts(", without vectors");
@@ -40,6 +43,8 @@ static int collection_create(struct args *a)
     params_init(&p);
     params_text(&p, "collection", a->pos[0]);
     params_text(&p, "language", a->language);
+    params_whole(&p, "dim", a->dim);
+    params_text(&p, "metric", a->metric);
     if (a->server)
         params_text(&p, "embedder", a->embedder);
     collection_settings(&p, a);
@@ -63,12 +68,9 @@ static int collection_update(struct args *a)
     params_init(&p);
     params_text(&p, "collection", a->pos[0]);
     collection_settings(&p, a);
-    int code =
-        p.n == 1
-            ? fail_usage(
-                  a,
-                  "nothing to change; give --public, --private, --fusion, --dense-weight or --rerank-weight")
-            : door_run(a, DOOR_WRITE, "collection.update", &p, print_updated);
+    int code = p.n == 1 ? fail_usage(a, "nothing to change; give --public, --private, --index, --fusion, "
+                                        "--dense-weight or --rerank-weight")
+                        : door_run(a, DOOR_WRITE, "collection.update", &p, print_updated);
     params_release(&p);
     return code;
 }
@@ -477,6 +479,8 @@ static int info(struct args *a) { return door_run(a, DOOR_READ, "server.info", N
 #define OPTS_COLLECTION                                                                                      \
     OPT(FLAG, "public", NULL, is_public, "documents without an ACL are readable by all"),                    \
         OPT(FLAG, "private", NULL, is_private, "documents without an ACL are readable by nobody"),           \
+        OPT(TEXT, "index", "KIND", index,                                                                    \
+            "how its vectors are searched: auto, flat, hnsw or ivf (default auto)"),                         \
         OPT(TEXT, "fusion", "KIND", fusion, "minmax or rrf"),                                                \
         OPT_IN(NUMBER, "dense-weight", "X", dense_weight, 0, 1,                                              \
                "share of the vector search in the fused score"),                                             \
@@ -486,7 +490,9 @@ static const struct opt plain_opts[] = {OPTS_ACROSS};
 static const struct opt create_opts[] = {
     OPTS_COLLECTION,
     OPT(TEXT, "language", "L", language, "of its documents, for stemming; \"\": none (default english)"),
-    OPTS_ACROSS};
+    OPT_IN(WHOLE, "dim", "N", dim, 1, VECTOR_DIM_MAX,
+           "for vectors of N numbers that clients bring (vector.put); nothing is embedded"),
+    OPT(TEXT, "metric", "METRIC", metric, "with --dim: cosine, dot or l2 (default cosine)"), OPTS_ACROSS};
 static const struct opt update_opts[] = {OPTS_COLLECTION, OPTS_ACROSS};
 static const struct opt as_opts[] = {
     OPT(LIST, "as", "PRINCIPAL", as,

@@ -477,6 +477,12 @@ static int ingest_local(struct args *a, struct door *d, struct progress *progres
         a->language || a->is_public || a->is_private ? ensure_collection(d, a, &why) : CAIRN_OK;
     if (!err)
         err = door_call(d, "doc.sync", &p, &(struct api_sink){on_progress, progress}, &result, &why);
+    if (!err &&
+        cairn_config_num(d->config, "api.merge") != 0) { /* so that the first search is as fast as any */
+        uint32_t n = 0;
+        err = store_merge(service_store(d->service), a->pos[0], &(struct store_merge_opts){.threads = 1},
+                          progress_update, progress, &d->stop, &n, &why);
+    }
     progress_end(progress);
     if (!err)
         *out = out_parse(&result);

@@ -86,6 +86,7 @@ static int print_hits(const struct args *a, json_t *j)
     if (a->explain) {
         json_t *explain = json_object_get(j, "explain");
         print_explain(explain, "search");
+        print_explain(json_object_get(explain, "plan"), "vectors");
         print_explain(json_object_get(explain, "timings_ms"), "ms");
     }
     return EXIT_DONE;
@@ -101,6 +102,9 @@ static void retrieval_params(struct params *p, const struct args *a)
     params_number(p, "rerank_weight", a->rerank_weight);
     params_number(p, "mmr_lambda", a->mmr_lambda);
     params_flag(p, "exact", a->exact);
+    params_text(p, "index", a->index);
+    params_whole(p, "ef", a->ef);
+    params_whole(p, "nprobe", a->nprobe);
     params_flag(p, "explain", a->explain);
     params_as(p, a);
 }
@@ -425,6 +429,9 @@ static const struct opt search_opts[] = {
            "share of the pair model, 0: off (default: the collection's)"),
     OPT_IN(NUMBER, "mmr-lambda", "X", mmr_lambda, 0, 1, "1: no diversity (default: the setting)"),
     OPT(FLAG, "exact", NULL, exact, "exact vector search"),
+    OPT(TEXT, "index", "KIND", index, "auto, flat, hnsw or ivf (default: the collection's)"),
+    OPT_IN(WHOLE, "ef", "N", ef, 1, VECTOR_WIDTH_MAX, "search width of the graph (default: the setting)"),
+    OPT_IN(WHOLE, "nprobe", "N", nprobe, 1, VECTOR_WIDTH_MAX, "lists read by ivf (default: the setting)"),
     OPT(TEXT, "file", "FILE", file, "read the question from a file, - for stdin"),
     OPTS_ACROSS};
 static const struct opt ask_opts[] = {

@@ -285,13 +285,13 @@ static int debug_stat(struct args *a)
     cairn_config_free(config);
     if (err)
         return fail_with(a, err, &why);
-    json_t *j =
-        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "generation", (json_int_t)st.generation,
-                  "n_collections", (json_int_t)st.n_collections, "n_documents", (json_int_t)st.n_documents,
-                  "n_passages", (json_int_t)st.n_passages, "n_vectors", (json_int_t)st.n_vectors, "map_bytes",
-                  (json_int_t)st.map_bytes, "map_used_bytes", (json_int_t)st.map_used_bytes, "file_bytes",
-                  (json_int_t)st.file_bytes, "readers", (json_int_t)st.readers, "dead_readers_cleared",
-                  (json_int_t)st.dead_readers_cleared);
+    json_t *j = json_pack(
+        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "generation", (json_int_t)st.generation,
+        "n_collections", (json_int_t)st.n_collections, "n_documents", (json_int_t)st.n_documents,
+        "n_passages", (json_int_t)st.n_passages, "n_vectors", (json_int_t)st.n_vectors, "n_segments",
+        (json_int_t)st.n_segments, "n_delta", (json_int_t)st.n_delta, "map_bytes", (json_int_t)st.map_bytes,
+        "map_used_bytes", (json_int_t)st.map_used_bytes, "file_bytes", (json_int_t)st.file_bytes, "readers",
+        (json_int_t)st.readers, "dead_readers_cleared", (json_int_t)st.dead_readers_cleared);
     if (!j)
         return fail_text(a, EXIT_FAILED, "out of memory");
     if (a->json) {
@@ -412,6 +412,117 @@ static int debug_digest(struct args *a)
     return out_finish(a, EXIT_DONE);
 }
 
+/* ---- index
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
+
+static int index_merge(struct args *a)
+{
+    struct store *s;
+    struct cairn_config *config;
+    struct cairn_stop stop = {0};
+    struct progress p;
+    struct cairn_why why = {{0}};
+    uint32_t n = 0;
+    int code = store_door(&s, &config, a, false);
+    if (code)
+        return code;
+    progress_begin(&p, a);
+    interrupt_watch(&stop);
+    enum cairn_err err =
+        store_merge(s, a->n_pos ? a->pos[0] : NULL,
+                    &(struct store_merge_opts){.full = a->full, .threads = (unsigned)a->threads.v},
+                    progress_update, &p, &stop, &n, &why);
+    interrupt_watch(NULL);
+    progress_end(&p);
+    store_close(s);
+    cairn_config_free(config);
+    if (err && interrupted())
+        return out_finish(
+            a, fail_text(a, EXIT_FAILED, "interrupted; what was merged stays, and the next run goes on"));
+    if (err)
+        return fail_with(a, err, &why);
+    if (a->json)
+        printf("{\"n_merged\":%" PRIu32 "}\n", n);
+    else
+        printf("merged: %" PRIu32 " segment%s made\n", n, n == 1 ? "" : "s");
+    return out_finish(a, EXIT_DONE);
+}
+
+static int print_index(const struct args *a, const json_t *list)
+{
+    static const char *const headings[] = {"COLLECTION", "INDEX", "METRIC", "DIM>", "DELTA>",
+                                           "SEGMENTS>",  "ROWS>", "DEAD>",  "HOT>", "COLD>"};
+    size_t i;
+    json_t *o;
+    (void)a;
+    struct table *t = table_new(sizeof headings / sizeof headings[0], headings);
+    json_array_foreach(list, i, o)
+    {
+        char hot[32], cold[32];
+        format_bytes(hot, j_whole(o, "hot_bytes"));
+        format_bytes(cold, j_whole(o, "cold_bytes"));
+        table_cell(t, "%s", j_text(o, "collection"));
+        table_cell(t, "%s", j_text(o, "index"));
+        table_cell(t, "%s", j_text(o, "metric"));
+        static const char *const counts[] = {"dim", "n_delta", "n_segments", "n_rows", "n_dead"};
+        for (size_t k = 0; k < sizeof counts / sizeof counts[0]; k++)
+            table_cell(t, "%" PRIu64, j_whole(o, counts[k]));
+        table_cell(t, "%s", hot);
+        table_cell(t, "%s", cold);
+    }
+    table_print_free(t);
+    return EXIT_DONE;
+}
+
+static int index_info(struct args *a)
+{
+    static const char *const kinds[] = {"auto", "flat", "hnsw", "ivf"}, *const metrics[] = {"cosine", "dot",
+                                                                                            "l2"};
+    struct store *s;
+    struct cairn_config *config;
+    struct store_view *v = NULL;
+    struct collection_info *list = NULL;
+    struct vector_info x;
+    struct cairn_why why = {{0}};
+    size_t n = 0;
+    int code = store_door(&s, &config, a, true);
+    if (code)
+        return code;
+    json_t *out = json_array();
+    enum cairn_err err = out ? store_view_begin(&v, s, &why) : cairn_fail(&why, CAIRN_ENOMEM, "index info");
+    if (!err)
+        err = store_collection_list(v, &list, &n, &why);
+    for (size_t i = 0; i < n && !err; i++) {
+        const struct collection_opts *o = &list[i].opts;
+        if (!o->dim)
+            continue;
+        err = store_vector_info(v, o->name, &x, &why);
+        if (!err && json_array_append_new(
+                        out, json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "collection", o->name,
+                                       "index", kinds[o->index <= VECTOR_IVF ? o->index : VECTOR_AUTO],
+                                       "metric", metrics[o->metric <= METRIC_L2 ? o->metric : METRIC_COSINE],
+                                       "dim", (json_int_t)o->dim, "n_delta", (json_int_t)x.n_delta,
+                                       "n_segments", (json_int_t)x.n_segments, "n_rows", (json_int_t)x.n_rows,
+                                       "n_dead", (json_int_t)x.n_dead, "hot_bytes", (json_int_t)x.hot_bytes,
+                                       "cold_bytes", (json_int_t)x.cold_bytes)) != 0)
+            err = cairn_fail(&why, CAIRN_ENOMEM, "index info");
+    }
+    cairn_free(list);
+    if (v)
+        store_view_end(v);
+    store_close(s);
+    cairn_config_free(config);
+    if (!err && a->json) {
+        json_dumpf(out, stdout, JSON_COMPACT);
+        fputc('\n', stdout);
+    } else if (!err) {
+        (void)print_index(a, out);
+    }
+    json_decref(out);
+    return out_finish(a, err ? fail_with(a, err, &why) : EXIT_DONE);
+}
+
 /* ---- tables
  * -------------------------------------------------------------------------------------------------------------------------------
  */
@@ -426,7 +537,18 @@ static const struct opt stat_opts[] = {
     OPT(TEXT, "config", "FILE", config, "settings, lines of key = value; keys: cairn serve --help"),
     OPT(LIST, "set", "KEY=VALUE", set, "one setting, over the file; may be repeated"), OPTS_OUTPUT};
 
+static const struct opt merge_opts[] = {
+    OPT(FLAG, "full", NULL, full, "everything into as few segments as allowed, not only what is due"),
+    OPT_IN(WHOLE, "threads", "N", threads, 1, 1024, "threads (default 1)"), OPTS_STORE};
+
 static const struct command commands[] = {
+    COMMAND("index merge", "[COLLECTION]", "merge new vectors into segments",
+            "What `cairn serve` does beside its requests and `cairn ingest` at its end. Content stays the "
+            "same; killed "
+            "anywhere, the next run goes on.",
+            merge_opts, 0, 1, index_merge),
+    COMMAND("index info", "", "vectors of each collection: segments, delta, bytes", NULL, store_opts, 0, 0,
+            index_info),
     COMMAND("backup", "DEST", "copy the store while it is in use",
             "Writes a consistent, compacted and verified copy of the store to DEST, which must not exist. A "
             "server may go on serving and "

@@ -1,6 +1,6 @@
 set(index_include ${CMAKE_SOURCE_DIR}/index) # the private headers, for what the public one does not show
 set(index_libs cairn_index lmdb)
-foreach(t store search model)
+foreach(t store search model segments)
     cairn_test(test_index_${t} SOURCES unit/test_index_${t}.c LIBS ${index_libs} LABELS quick)
     target_include_directories(test_index_${t} PRIVATE ${index_include} ${CMAKE_SOURCE_DIR}/tests/unit)
 endforeach()

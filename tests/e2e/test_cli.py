@@ -329,6 +329,18 @@ class Local(Case):
         self.run_ok("collection", "describe", "--data", self.data, *NONE, "texte", code=NOT_FOUND)
         self.run_ok("search", "--data", self.data, *NONE, "texte", "x", code=NOT_FOUND)
 
+    def test_index_of_brought_vectors(self):
+        make = ("collection", "create", "--data", self.data, *NONE)
+        self.assertIn("vectors of 3", self.run_ok(*make, "v", "--dim", 3, "--metric", "dot", "--index", "hnsw").stdout)
+        self.run_ok(*make, "w", "--dim", 5000, code=USAGE)
+        self.assertIn("metric", self.run_ok(*make, "w", "--metric", "dot", code=USAGE).stderr)
+        self.run_ok("collection", "update", "--data", self.data, *NONE, "v", "--index", "ivf")
+        info = self.run_json("index", "info", "--data", self.data)
+        self.assertEqual([(c["collection"], c["dim"], c["metric"]) for c in info], [("v", 3, "dot")])
+        for option in ([], ["--full"], ["v"]):
+            self.assertGreaterEqual(self.run_json("index", "merge", *option, "--data", self.data)["n_merged"], 0)
+        self.assertIn("DELTA", self.run_ok("index", "info", "--data", self.data).stdout)
+
     def test_documents_one_by_one(self):
         text = "Die Brücke wurde 1907 gebaut.\n"
         self.run_ok("doc", "put", "--data", self.data, *NONE, "kb", "note.txt", stdin=text)

@@ -1,9 +1,10 @@
 """The Python client against a real server: blocking, asyncio, streaming, errors, cancel."""
 
 import asyncio
+import struct
 import unittest
 
-from harness import NO_MODELS, Server, data_dir
+from harness import NO_MODELS, Server, data_dir, run
 
 from cairn_client import AsyncClient, CairnError, Client, ConnectionLost
 
@@ -17,8 +18,8 @@ class PythonClient(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.data = data_dir()
-        path = cls.data.__enter__()
-        cls.server = Server(path, *NO_MODELS)
+        cls.path = cls.data.__enter__()
+        cls.server = Server(cls.path, *NO_MODELS)
         with Client(cls.server.rpc) as cairn:
             put = cairn.put("handbook", DOCUMENTS, create=True)
             assert put["put"] == 2, put
@@ -103,6 +104,44 @@ class PythonClient(unittest.TestCase):
             self.assertEqual(cairn.search("handbook", "zanzibar")["hits"][0]["document_id"], "gone.md")
             self.assertEqual(cairn.delete("handbook", ["gone.md"])["deleted"], 1)
             self.assertNotIn("gone.md", [hit["document_id"] for hit in cairn.search("handbook", "zanzibar")["hits"]])
+
+    def test_brought_vectors_are_found_and_deleted(self):
+        with Client(self.server.rpc) as cairn:
+            made = cairn.collection_create("vectors", dim=3, metric="cosine", index="auto")
+            self.assertEqual(made["dim"], 3)
+            put = cairn.vector_put(
+                "vectors",
+                [
+                    {"id": "a", "vector": [1.0, 0.0, 0.0], "text": "alpha", "title": "A"},
+                    {"id": "b", "vector": [0, 1, 0]},
+                    {"id": "c", "vector": struct.pack("<3f", 0, 0, 1), "principals": ["staff"]},
+                ],
+            )
+            self.assertEqual(put["put"], 3)
+            for exact in (False, True):
+                found = cairn.vector_search("vectors", [0.9, 0.1, 0], k=2, exact=exact, with_text=True, explain=True)
+                self.assertEqual([hit["id"] for hit in found["hits"]], ["a", "b"])
+                self.assertEqual(found["hits"][0]["text"], "alpha")
+                self.assertIn("path", found["explain"])
+            self.assertEqual(len(cairn.vector_search("vectors", [0, 0, 1], principals=[])["hits"]), 2)
+            with self.assertRaises(CairnError) as raised:
+                cairn.vector_put("vectors", [{"id": "d", "vector": [1, 1, 1]}, {"id": "e", "vector": [1, float("nan"), 1]}])
+            self.assertEqual(raised.exception.code, "INVALID_ARGUMENT")
+            self.assertIn("vectors[1]", raised.exception.message)
+            self.assertEqual(len(cairn.vector_search("vectors", [1, 1, 1])["hits"]), 3)
+            cairn.delete("vectors", ["a"])
+            self.assertEqual(cairn.vector_search("vectors", [1, 0, 0], k=1)["hits"][0]["id"], "b")
+            self.assertIn("merge", cairn.stats())
+
+            async def main():
+                async with AsyncClient(self.server.rpc) as also:
+                    return await also.vector_search("vectors", [0, 0, 1], k=1)
+
+            self.assertEqual(asyncio.run(main())["hits"][0]["id"], "c")
+        done = run("index", "merge", "--data", self.path, check=False)
+        self.assertNotEqual(done.returncode, 0)  # the server holds the writer's lock
+        self.assertIn("vectors", run("index", "info", "--data", self.path).stdout)
+        self.assertIn("clean", run("debug", "check", "--data", self.path).stdout)
 
 
 if __name__ == "__main__":

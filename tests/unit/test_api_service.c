@@ -248,35 +248,41 @@ static void wrong_types_name_the_parameter(void **state)
     UNUSED_STATE(state);
     /* method, parameters, and what it needs besides */
     static const char *const table[][3] = {
-        {"collection.create",   "collection language embedder public fusion dense_weight rerank_weight",
-         "collection=\"x\""                                                                                                                                 },
-        {"collection.update",   "collection public fusion dense_weight rerank_weight",                   "collection=\"hr\""                                },
-        {"collection.describe", "collection",                                                            ""                                                 },
-        {"collection.drop",     "collection",                                                            ""                                                 },
+        {"collection.create",
+         "collection language embedder dim metric index public fusion dense_weight rerank_weight",        "collection=\"x\""                                 },
+        {"collection.update",   "collection index public fusion dense_weight rerank_weight",
+         "collection=\"hr\""                                                                                                                                 },
+        {"collection.describe", "collection",                                                             ""                                                 },
+        {"collection.drop",     "collection",                                                             ""                                                 },
         {"doc.put",             "collection documents create",
-         "collection=\"hr\" documents=[{\"id\":\"a\",\"text\":\"b\"}]"                                                                                      },
-        {"doc.get",             "collection id with_text",                                               "collection=\"hr\" id=\"leave.md\""                },
-        {"doc.list",            "collection after limit",                                                "collection=\"hr\""                                },
-        {"doc.delete",          "collection ids",                                                        "collection=\"hr\" ids=[\"none\"]"                 },
+         "collection=\"hr\" documents=[{\"id\":\"a\",\"text\":\"b\"}]"                                                                                       },
+        {"doc.get",             "collection id with_text",                                                "collection=\"hr\" id=\"leave.md\""                },
+        {"doc.list",            "collection after limit",                                                 "collection=\"hr\""                                },
+        {"doc.delete",          "collection ids",                                                         "collection=\"hr\" ids=[\"none\"]"                 },
         {"doc.sync",            "collection path paths acl delete_missing create batch_bytes",
-         "collection=\"hr\" path=\"/nonexistent\""                                                                                                          },
+         "collection=\"hr\" path=\"/nonexistent\""                                                                                                           },
         {"search",
-         "collection query k legs fusion dense_weight rerank_weight mmr_lambda per_document_max exact "
-         "explain principals deadline_ms",                                                               "collection=\"hr\" query=\"x\""                    },
+         "collection query k legs fusion dense_weight rerank_weight mmr_lambda per_document_max exact index "
+         "ef nprobe explain principals deadline_ms",                                                      "collection=\"hr\" query=\"x\""                    },
         {"ask",
          "collection question k mode max_tokens temperature top_p min_p seed stop drop_unsupported legs "
-         "explain",                                                                                      "collection=\"hr\" question=\"x\" mode=\"extract\""},
-        {"ground.check",        "text sources question language support_min",                            "text=\"x\" sources=[\"x\"]"                       },
-        {"embed",               "texts kind",                                                            "texts=[\"x\"]"                                    },
-        {"rerank",              "query texts",                                                           "query=\"x\" texts=[\"x\"]"                        },
-        {"tokenize",            "text model add_special",                                                "text=\"x\""                                       },
-        {"key.create",          "name role principals expires_s",                                        "role=\"user\""                                    },
-        {"key.revoke",          "id",                                                                    ""                                                 },
+         "explain",                                                                                       "collection=\"hr\" question=\"x\" mode=\"extract\""},
+        {"vector.put",          "collection vectors",
+         "collection=\"vec\" vectors=[{\"id\":\"a\",\"vector\":[1,0,0]}]"                                                                                    },
+        {"vector.search",       "collection vector k exact index ef nprobe with_text explain principals",
+         "collection=\"vec\" vector=[1,0,0]"                                                                                                                 },
+        {"ground.check",        "text sources question language support_min",                             "text=\"x\" sources=[\"x\"]"                       },
+        {"embed",               "texts kind",                                                             "texts=[\"x\"]"                                    },
+        {"rerank",              "query texts",                                                            "query=\"x\" texts=[\"x\"]"                        },
+        {"tokenize",            "text model add_special",                                                 "text=\"x\""                                       },
+        {"key.create",          "name role principals expires_s",                                         "role=\"user\""                                    },
+        {"key.revoke",          "id",                                                                     ""                                                 },
     };
     static const char *const values[] = {"-5",    "1.5e300",   "\"\\u0007\"", "true",
                                          "[[1]]", "{\"a\":1}", "[1,2]"};
     struct fix f = fix_open(NULL);
     fix_fill(f.s);
+    fix_do(f.s, "collection.create", "{\"collection\":\"vec\",\"dim\":3}");
     size_t named = 0, passed = 0, elsewhere = 0;
     for (size_t m = 0; m < sizeof table / sizeof table[0]; m++) {
         char names[256], *save = NULL;

@@ -107,7 +107,7 @@ static struct retrieve_request request(const char *query)
                                      .dense_weight = RETRIEVE_DEFAULT,
                                      .rerank_weight = RETRIEVE_DEFAULT,
                                      .mmr_lambda = RETRIEVE_DEFAULT,
-                                     .exact = true};
+                                     .how.exact = true};
 }
 
 static void meaning_finds_what_words_do_not(void **state)

@@ -546,6 +546,55 @@ static void random_traffic_leaves_the_server_as_it_was(void **state)
     serve_end(&v);
 }
 
+/* Put, search, merge and measuring go on side by side; the server ends promptly in the middle of it. */
+static void brought_vectors_over_the_wire(void **state)
+{
+    UNUSED_STATE(state);
+    static const char *const settings[] = {"api.recall_sample_pct=100", "api.put_vectors_max=8", NULL};
+    struct serving v;
+    serve_start(&v, settings, NULL);
+    int fd = dial(v.addr);
+    put_request(fd, 1, "collection.create", "{\"collection\":\"v\",\"dim\":2,\"metric\":\"l2\"}");
+    answer_ok(fd, 1);
+    put_request(fd, 2, "vector.put",
+                "{\"collection\":\"v\",\"vectors\":[{\"id\":\"a\",\"vector\":[1,0]},"
+                "{\"id\":\"b\",\"vector\":[0,4],\"text\":\"bee\"}]}");
+    answer_ok(fd, 2);
+    put_request(fd, 3, "vector.search",
+                "{\"collection\":\"v\",\"vector\":[0,1],\"k\":1,\"with_text\":true,\"explain\":true}");
+    json_t *j = answer(fd, 3), *r = json_array_get(j, 3);
+    CHECK_U64_EQ(j_len(r, "hits"), 1);
+    CHECK_STR_EQ(j_str(json_array_get(json_object_get(r, "hits"), 0), "id"), "a");
+    CHECK(j_str(json_object_get(r, "explain"), "path"));
+    json_decref(j);
+    put_request(fd, 4, "vector.put", "{\"collection\":\"v\",\"vectors\":[{\"id\":\"c\",\"vector\":[1]}]}");
+    answer_error(fd, 4, "INVALID_ARGUMENT: ");
+    put_request(fd, 5, "doc.delete", "{\"collection\":\"v\",\"ids\":[\"a\"]}");
+    answer_ok(fd, 5);
+    put_request(fd, 6, "vector.search", "{\"collection\":\"v\",\"vector\":[0,1]}");
+    j = answer(fd, 6);
+    CHECK_U64_EQ(j_len(json_array_get(j, 3), "hits"), 1);
+    json_decref(j);
+    /* within a few rounds the idle server measures that search by itself */
+    struct api_metrics *m = &v.f.s->metrics;
+    uint64_t samples = 0;
+    for (int i = 0; i < 200 && !samples; i++) {
+        struct timespec ms = {0, 50000000};
+        nanosleep(&ms, NULL);
+        for (unsigned b = 0; b < RECALL_BANDS; b++)
+            samples += atomic_load(&m->recall_samples[b]);
+    }
+    CHECK_GE(samples, 1);
+    put_request(fd, 7, "server.stats", NULL);
+    j = answer(fd, 7);
+    CHECK(json_is_object(json_object_get(json_array_get(j, 3), "merge")));
+    json_decref(j);
+    close(fd);
+    int64_t from = cairn_now_us();
+    serve_end(&v);
+    CHECK(cairn_now_us() - from < 5000000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -559,6 +608,7 @@ int main(void)
         TEST(unix_sockets_and_addresses),
         TEST(the_second_port_tells_health_and_numbers),
         TEST(a_drain_answers_what_runs_and_refuses_what_comes),
+        TEST(brought_vectors_over_the_wire),
         TEST(random_traffic_leaves_the_server_as_it_was),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

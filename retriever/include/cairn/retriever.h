@@ -35,8 +35,9 @@ struct retrieve_request {
     float rerank_weight;     /* RETRIEVE_DEFAULT: the collection's; 0 = off */
     float mmr_lambda;        /* RETRIEVE_DEFAULT: config; 1 = no diversity */
     size_t per_document_max; /* 0: config */
-    bool exact;              /* exact vector search */
+    struct vector_how how;   /* of the dense leg */
     bool with_vectors;       /* copy passage vectors into hits (checker, MMR by caller) */
+    bool with_dense;         /* copy what the dense leg found, for measuring its recall */
 };
 struct retrieved {
     uint64_t passage_id;
@@ -52,8 +53,12 @@ struct retrieval {
     uint32_t dim;
     struct retrieved *hits; /* best first: scores fall along the list unless mmr_lambda < 1 */
     size_t n_hits;
-    uint64_t n_allowed;  /* passages the caller may see in this collection */
-    float *query_vector; /* [dim] or NULL */
+    uint64_t n_allowed;      /* passages the caller may see in this collection */
+    float *query_vector;     /* [dim] or NULL */
+    struct vector_plan plan; /* of the dense leg; path NULL: it did not run */
+    struct store_hit
+        *dense; /* [n_dense] of the dense_k it was asked for, best first; NULL unless with_dense */
+    size_t n_dense, dense_k;
     int64_t embed_us, lexical_us, dense_us, fuse_us, rerank_us, copy_us;
 };
 CAIRN_MUST_USE enum cairn_err retrieve(struct retriever *r, const struct retrieve_request *q,

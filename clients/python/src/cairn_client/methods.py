@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+import struct
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
 
 from .types import Document
 
@@ -66,6 +67,28 @@ class Methods:
             "search", {"collection": collection, "query": query, "k": k, "principals": list_of(principals), **options}
         )
 
+    def vector_put(self, collection: str, vectors: Sequence[Dict[str, Any]]) -> Any:
+        """[{id, vector, text?, title?, principals?}], all or none. The collection is made by collection_create(name, dim=...)."""
+        return self._call(
+            "vector.put",
+            {"collection": collection, "vectors": [{**vector, "vector": f32_bytes(vector["vector"])} for vector in list_of(vectors) or []]},
+        )
+
+    def vector_search(
+        self,
+        collection: str,
+        vector: Union[bytes, Iterable[float]],
+        *,
+        k: Optional[int] = None,
+        principals: Optional[Sequence[str]] = None,
+        **options: Any,
+    ) -> Any:
+        """Options: exact, index, ef, nprobe, with_text, explain."""
+        return self._call(
+            "vector.search",
+            {"collection": collection, "vector": f32_bytes(vector), "k": k, "principals": list_of(principals), **options},
+        )
+
     def ask(
         self,
         collection: str,
@@ -92,6 +115,14 @@ class Methods:
 
     def models(self) -> Any:
         return self._call("model.list", {})
+
+
+def f32_bytes(vector: Union[bytes, Iterable[float]]) -> bytes:
+    """Little-endian f32, as the wire takes it; bytes go as they are."""
+    if isinstance(vector, (bytes, bytearray, memoryview)):
+        return bytes(vector)
+    numbers = [float(number) for number in vector]
+    return struct.pack(f"<{len(numbers)}f", *numbers)
 
 
 def list_of(values: Optional[Sequence[Any]]) -> Optional[List[Any]]:
