@@ -290,7 +290,9 @@ static void *upkeep_main(void *ctx)
 enum cairn_err upkeep_start(struct upkeep *u, struct cairn_why *why)
 {
     CAIRN_CHECK(!u->started);
+    pthread_mutex_lock(&u->mu); /* searches may be looking */
     u->quit = false;
+    pthread_mutex_unlock(&u->mu);
     atomic_store(&u->stop.cancelled, false);
     int rc = pthread_create(&u->thread, NULL, upkeep_main, u);
     if (rc != 0)
