@@ -15,12 +15,13 @@ enum { DONE = 0, FAILED = 1, USAGE = 2, NOT_FOUND = 3 };
 struct options {
     const char *command; /* "eval retrieval", ... */
     const char *set, *run, *qrels, *data, *models, *profile, *embedder, *reranker, *generator, *backend,
-        *legs, *measures, *run_out, *kb, *collection, *mode, *out, *probe;
-    uint64_t sample, rerank_sample, seed, k, threads, max_tokens;
+        *legs, *measures, *run_out, *kb, *collection, *mode, *out, *probe, *base, *query, *work, *svg, *peers,
+        *peers_script;
+    uint64_t sample, rerank_sample, seed, k, threads, max_tokens, n, dim, queries, passes;
     double dense_weight, rerank_weight; /* -1: the default of a new collection */
     const char *conf[CONF_MAX];
     size_t n_conf;
-    bool json, quiet, both, drop_self, quick, fresh, help;
+    bool json, quiet, both, drop_self, quick, fresh, help, filters, deletes, keep;
 };
 struct option_row {
     const char *name, *arg, *help; /* arg NULL: a flag */
@@ -79,5 +80,6 @@ int finish_output(const struct options *o);
 int eval_retrieval(int argc, char **argv);
 int eval_answers(int argc, char **argv);
 int bench_probe(const struct options *o);
+int bench_index(int argc, char **argv);
 
 #endif
