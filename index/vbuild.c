@@ -383,8 +383,7 @@ static uint32_t prune(const struct build *x, const struct cand *c, uint32_t n, u
             uint32_t m = kept - j < 4 ? kept - j : 4;
             similarities(x, c[i].row, q, out + j, m, sims);
             for (uint32_t t = 0; t < m; t++)
-                hidden = hidden ||
-                         (x->o->metric == METRIC_DOT ? sims[t] >= c[i].sim : ALPHA * -sims[t] <= -c[i].sim);
+                hidden = hidden || sims[t] >= c[i].sim;
         }
         if (!hidden)
             out[kept++] = c[i].row;

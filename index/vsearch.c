@@ -653,7 +653,7 @@ enum cairn_err vseg_search(const struct vseg *s, const struct vwalk *w, struct v
     double width = w->ef > k ? w->ef : k, wider = path == BY_GRAPH && share < 1 ? 1 / fmax(share, 0.01) : 1;
     width *= wider;
     h.cap = width > POOL_MAX ? POOL_MAX : (uint32_t)width;
-    n_rank = 24 + (w->ef > 24 ? (w->ef - 24) / 8 : 0);
+    n_rank = 24 + (w->ef > 24 ? (w->ef - 24) / 4 : 0);
     n_rank = n_rank < 2 * k ? 2 * k : n_rank;
     if (path == BY_SCAN || path == BY_FLAT || path == BY_IVF)
         h.cap = n_rank;
