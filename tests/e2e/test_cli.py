@@ -719,6 +719,24 @@ class WithModels(Case):
         again = self.run_json("ingest", "--data", self.data, *self.MODELS, "kb", self.source)
         self.assertEqual((again["unchanged"], again["embedded"]), (4, 0))
 
+    def test_a_search_tells_its_plan_and_is_measured_when_idle(self):
+        import urllib.request
+        s = self.serve(*self.MODELS, "--set", "api.recall_sample_pct=100", models=True)
+        found = self.run_json("search", "--server", s.rpc, "--explain", "--ef", 50, "--index", "hnsw", "kb", "How long is my holiday?")
+        self.assertTrue(found["explain"]["plan"]["path"])
+        self.assertGreaterEqual(found["explain"]["plan"]["n_scored"], 0)
+        exact = self.run_json("search", "--server", s.rpc, "--exact", "--explain", "kb", "How long is my holiday?")
+        self.assertEqual([h["passage_id"] for h in exact["hits"]], [h["passage_id"] for h in found["hits"]])
+        self.assertNotIn("plan", self.run_json("search", "--server", s.rpc, "--lexical", "--explain", "kb", "holiday")["explain"])
+        for _ in range(100):
+            text = urllib.request.urlopen("http://%s/metrics" % s.http, timeout=WAIT_S).read().decode()
+            samples = sum(int(n) for n in re.findall(r"^cairn_ann_recall_samples_total\{.*\} (\d+)$", text, re.M))
+            if samples:
+                break
+            time.sleep(0.1)
+        self.assertEqual(samples, 1, "the exact one and the one by words need no measuring")
+        self.assertRegex(text, r'cairn_ann_recall_ratio\{band="\w+"\} 1\.0')
+
     def test_single_steps(self):
         out = self.run_ok("tokenize", "--data", self.data, *self.MODELS, "paid leave").stdout
         self.assertRegex(out, r"\A[\d ]+\n\d+ tokens")

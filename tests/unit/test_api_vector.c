@@ -249,6 +249,36 @@ static void texts_are_searched_by_words_where_vectors_are_brought(void **state)
     fix_close(&f);
 }
 
+/* Where a model makes the vectors, one may be asked with but none put: they would not be the model's. */
+static void a_collection_of_a_model_takes_no_brought_vectors(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct fix f = fix_open(NULL);
+    struct store_batch *b;
+    uint64_t generation;
+    const float one[3] = {0, 1, 0};
+    CHECK_OK(store_batch_begin(&b, f.s->store, &why));
+    CHECK_OK(store_collection_create(
+        b, &(struct collection_opts){.name = "v", .embedder = "some-model", .dim = 3, .is_public = true},
+        &why));
+    CHECK_OK(store_put(b, "v",
+                       &(struct store_document){
+                           .id = cairn_str_of("d"),
+                           .text = cairn_str_of("one"),
+                           .passages = &(struct store_passage){.end = 3, .vector = one},
+                           .n_passages = 1
+    },
+                       &why));
+    CHECK_OK(store_batch_commit(b, &generation, &why));
+    fix_fails(f.s, &fix_local, "vector.put", PUT(GOOD), CAIRN_ESTATE, "some-model");
+    json_t *j = fix_call(f.s, "vector.search", "{\"collection\":\"v\",\"vector\":[0,3,0]}");
+    CHECK_U64_EQ(j_len(j, "hits"), 1);
+    CHECK_STR_EQ(j_str(hit(j, 0), "id"), "d");
+    json_decref(j);
+    fix_close(&f);
+}
+
 #define N 300u
 #define DIM 8u
 static void put_random(struct service *s, const char *metric, unsigned seed)
@@ -496,6 +526,7 @@ int main(void)
         TEST(a_vector_may_be_a_bin),
         TEST(only_allowed_vectors_are_seen),
         TEST(texts_are_searched_by_words_where_vectors_are_brought),
+        TEST(a_collection_of_a_model_takes_no_brought_vectors),
         TEST(exact_is_what_the_planner_finds_in_small_sets),
         TEST(recall_is_measured_when_idle_by_band),
         TEST(a_full_queue_drops_and_a_small_share_samples_few),

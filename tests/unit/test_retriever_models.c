@@ -120,11 +120,13 @@ static void meaning_finds_what_words_do_not(void **state)
     open_fixture(&f, EMBEDDER, false);
     struct retrieval x;
     struct retrieve_request q = request("how much may accommodation cost on a business trip to Portugal");
-    q.with_vectors = true;
+    q.with_vectors = q.with_dense = true;
     CHECK_OK(retrieve(f.r, &q, &x, NULL, &why));
     CHECK_U64_EQ(x.n_hits, N);
     CHECK_STR_EQ(x.hits[0].document_id, "d0");
     CHECK(x.query_vector && x.dim == encoder_dim(f.embedder));
+    CHECK(x.plan.path && x.plan.reason);
+    CHECK(x.dense && x.n_dense == N && x.dense_k >= N);
     for (size_t i = 0; i < x.n_hits; i++) {
         double dot = 0;
         for (uint32_t k = 0; k < x.dim; k++)
@@ -138,7 +140,7 @@ static void meaning_finds_what_words_do_not(void **state)
     CHECK_OK(retrieve(f.r, &q, &x, NULL, &why));
     CHECK_U64_EQ(x.n_hits, 1);
     CHECK_STR_EQ(x.hits[0].document_id, "d1");
-    CHECK(isnan(x.hits[0].dense) && x.query_vector == NULL);
+    CHECK(isnan(x.hits[0].dense) && x.query_vector == NULL && x.plan.path == NULL && x.dense == NULL);
     retrieval_release(&x);
     close_fixture(&f);
 }
