@@ -511,8 +511,8 @@ static enum cairn_err set_files(struct index_bench *x, struct cairn_why *why)
     } else if (!o->set || strcmp(o->set, "syn") == 0) {
         bool usual = o->n == 200000 && o->dim == 384;
         snprintf(x->label, sizeof x->label, usual ? "syn" : "syn-%" PRIu64 "x%" PRIu64, o->n, o->dim);
-        x->stem = cairn_asprintf("%s/syn-%" PRIu64 "-%" PRIu64 "-%u-%" PRIu64, x->work, o->n, o->dim, nq_max,
-                                 o->seed);
+        /* queries are drawn after the base: sets that differ in their number share it, and its indexes */
+        x->stem = cairn_asprintf("%s/syn-%" PRIu64 "-%" PRIu64 "-%" PRIu64, x->work, o->n, o->dim, o->seed);
     } else if (strcmp(o->set, "lsa") == 0) {
         snprintf(x->label, sizeof x->label, "lsa");
         x->stem = cairn_asprintf("%s/lsa", x->work);
@@ -522,7 +522,8 @@ static enum cairn_err set_files(struct index_bench *x, struct cairn_why *why)
     }
     if (x->stem) {
         x->base_path = cairn_asprintf("%s.base.npy", x->stem);
-        x->query_path = cairn_asprintf("%s.query.npy", x->stem);
+        x->query_path = strcmp(x->label, "lsa") == 0 ? cairn_asprintf("%s.query.npy", x->stem)
+                                                     : cairn_asprintf("%s.query.%u.npy", x->stem, nq_max);
         x->truth_path = cairn_asprintf("%s.truth.%u.npy", x->stem, nq_max);
     }
     if (!x->base_path || !x->query_path || !x->truth_path)
@@ -582,9 +583,9 @@ static enum cairn_err set_files(struct index_bench *x, struct cairn_why *why)
 /* ---- output ---- */
 
 /* Where both reach the recall; "hnswlib" and the fastest of the others. */
-static json_t *ratios(const struct index_bench *x)
+static json_t *ratios(struct index_bench *x)
 {
-    json_t *all = json_object();
+    json_t *all = json_object(), *names = json_object();
     for (size_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
         const struct ann_run *own = ann_runs_at(&x->runs, x->label, "cairn", levels[i]),
                              *old = ann_runs_at(&x->runs, x->label, "hnswlib", levels[i]),
@@ -596,10 +597,11 @@ static json_t *ratios(const struct index_bench *x)
             put(o, "hnswlib", own->qps / old->qps);
         if (own && best) {
             put(o, "best_peer", own->qps / best->qps);
-            json_object_set_new(o, "best_peer_name", json_string(best->engine));
+            json_object_set_new(names, key, json_string(best->engine));
         }
         json_object_set_new(all, key, o);
     }
+    json_object_set_new(x->info, "best_peers", names);
     return all;
 }
 
@@ -674,6 +676,45 @@ static enum cairn_err picture(struct index_bench *x, struct cairn_why *why)
     return err;
 }
 
+/* The runs of an earlier result on the same set count as passes of this one: long measurements can be taken
+ * in pieces, when the machine is quiet. */
+static enum cairn_err join_runs(struct index_bench *x, struct cairn_why *why)
+{
+    char *text = NULL;
+    size_t len, i;
+    json_t *v = NULL, *run, *peers = json_object_get(x->info, "peers");
+    enum cairn_err err = cairn_read_file(&text, &len, x->o->join, 16 << 20, why);
+    if (!err && (!(v = json_loadb(text, len, 0, NULL)) || !json_is_array(json_object_get(v, "runs"))))
+        err = cairn_fail(why, CAIRN_ECORRUPT, "%s: not what --json prints", x->o->join);
+    json_array_foreach(json_object_get(v, "runs"), i, run)
+    {
+        struct ann_run r = {.recall = num(run, "recall"),
+                            .qps = num(run, "qps"),
+                            .mean_qps = num(run, "mean_qps"),
+                            .p50_us = num(run, "p50_us"),
+                            .p99_us = num(run, "p99_us"),
+                            .n_scored = num(run, "n_scored")};
+        const char *engine = text_of(run, "engine"), *set = text_of(run, "set"),
+                   *setting = text_of(run, "setting"), *path = text_of(run, "path");
+        if (err)
+            break;
+        if (!engine || !set || !setting || strcmp(set, x->label) != 0) {
+            err = cairn_fail(why, CAIRN_EINVAL, "%s: run %zu is not of the set %s", x->o->join, i, x->label);
+            break;
+        }
+        snprintf(r.engine, sizeof r.engine, "%s", engine);
+        snprintf(r.set, sizeof r.set, "%s", set);
+        snprintf(r.setting, sizeof r.setting, "%s", setting);
+        snprintf(r.path, sizeof r.path, "%s", path ? path : "");
+        err = ann_runs_add(&x->runs, &r, why);
+    }
+    if (!err)
+        json_object_update_missing(peers, json_object_get(v, "peers"));
+    json_decref(v);
+    cairn_free(text);
+    return err;
+}
+
 /* ---- the command ---- */
 
 static enum cairn_err bench_set(struct index_bench *x, struct cairn_why *why)
@@ -744,6 +785,8 @@ static enum cairn_err bench_set(struct index_bench *x, struct cairn_why *why)
     if (!err && o->deletes)
         err = deletions(x, s, why);
     store_close(s);
+    if (!err && o->join)
+        err = join_runs(x, why);
     if (!err && o->svg)
         err = picture(x, why);
     cairn_free(dir);
@@ -777,6 +820,8 @@ static const struct option_row rows[] = {
     {"keep",         NULL,   "search the store of an earlier run instead of making it anew",                   O_FLAG,
      offsetof(struct options,                                                                                                                    keep)        },
     {"fresh",        NULL,   "read --base and --query again",                                                  O_FLAG,  offsetof(struct options, fresh)       },
+    {"join",         "FILE", "an earlier --json of the same set: its runs count as further passes",            O_TEXT,
+     offsetof(struct options,                                                                                                                    join)        },
     {"svg",          "FILE", "draw recall against queries per second",                                         O_TEXT,  offsetof(struct options, svg)         },
     {"quick",        NULL,   "2000 x 32, 200 queries, one pass, no peers: does it run at all",                 O_FLAG,
      offsetof(struct options,                                                                                                                    quick)       },

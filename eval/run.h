@@ -16,7 +16,7 @@ struct options {
     const char *command; /* "eval retrieval", ... */
     const char *set, *run, *qrels, *data, *models, *profile, *embedder, *reranker, *generator, *backend,
         *legs, *measures, *run_out, *kb, *collection, *mode, *out, *probe, *base, *query, *work, *svg, *peers,
-        *peers_script;
+        *peers_script, *join;
     uint64_t sample, rerank_sample, seed, k, threads, max_tokens, n, dim, queries, passes;
     double dense_weight, rerank_weight; /* -1: the default of a new collection */
     const char *conf[CONF_MAX];

@@ -18,7 +18,7 @@ static const struct {
     int (*run)(int argc, char **argv);
 } above[] = {
     {"eval",  "judge retrieval or answers against a set of questions", eval_main },
-    {"bench", "measure ingest, search and answers on this machine",    bench_main}
+    {"bench", "measure this machine; `bench index`: the vector index", bench_main}
 };
 #endif
 

@@ -1,6 +1,8 @@
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 if(TARGET cairn_eval_metrics)
     cairn_test(test_eval_metrics SOURCES unit/test_eval_metrics.c LIBS cairn_eval_metrics LABELS quick)
+    cairn_test(test_eval_ann SOURCES unit/test_eval_ann.c LIBS cairn_eval_metrics LABELS quick)
+    target_include_directories(test_eval_ann PRIVATE ${CMAKE_SOURCE_DIR}/eval)
     cairn_test(test_eval_squad SOURCES unit/test_eval_squad.c LIBS cairn_eval_metrics PkgConfig::UTF8PROC LABELS quick)
 endif()
 if(TARGET cairn_eval)

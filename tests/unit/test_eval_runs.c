@@ -247,6 +247,51 @@ static void wrong_use_and_absent_files_have_their_codes(void **state)
     test_rmdir(p.dir);
 }
 
+static void the_vector_index_is_measured_on_a_small_set(void **state)
+{
+    (void)state;
+    TEST_WHY;
+    struct place p = {test_tmpdir()};
+    char *out, *svg;
+    size_t len;
+    const char *index[] = {"bench", "index",    "--quick",   "--json",    "--work", "w",
+                           "--svg", "here.svg", "--filters", "--deletes", NULL};
+    CHECK_I64_EQ(run(&p, bench_main, N_WORDS(index), index, &out), 0);
+    json_t *v = json_loads(out, 0, NULL), *runs = json_object_get(v, "runs"), *r;
+    size_t i;
+    double best = 0;
+    CHECK(json_array_size(runs) > 0 && json_object_get(v, "ratios"));
+    json_array_foreach(runs, i, r)
+    {
+        CHECK_STR_EQ(json_string_value(json_object_get(r, "engine")), "cairn");
+        CHECK(number(r, "qps", NULL, NULL) > 0 && number(r, "p99_us", NULL, NULL) > 0);
+        best = number(r, "recall", NULL, NULL) > best ? number(r, "recall", NULL, NULL) : best;
+    }
+    CHECK_GE(best, 0.99);
+    CHECK_U64_EQ(json_array_size(json_object_get(v, "filters")), 25); /* five shares, five widths */
+    json_array_foreach(json_object_get(v, "filters"), i, r) CHECK_GE(number(r, "recall", NULL, NULL), 0.9);
+    CHECK_U64_EQ(json_array_size(json_object_get(v, "deletes")), 14); /* seven states, two widths */
+    json_array_foreach(json_object_get(v, "deletes"), i, r) CHECK_GE(number(r, "recall", NULL, NULL), 0.9);
+    json_decref(v);
+    cairn_free(out);
+    char *path = cairn_path_join(p.dir, "here.svg");
+    CHECK_OK(cairn_read_file(&svg, &len, path, 1 << 20, &why));
+    CHECK(strncmp(svg, "<svg ", 5) == 0);
+    cairn_free(svg);
+    cairn_free(path);
+    const char *half[] = {"bench", "index", "--base", "absent.npy", NULL},
+               *absent[] = {"bench",   "index", "--base", "absent.npy", "--query", "absent.npy",
+                            "--peers", "none",  "--work", "w",          NULL},
+               *unknown[] = {"bench", "index", "--set", "nothing", "--peers", "none", "--work", "w", NULL};
+    CHECK_I64_EQ(run(&p, bench_main, N_WORDS(half), half, &out), 2);
+    cairn_free(out);
+    CHECK_I64_EQ(run(&p, bench_main, N_WORDS(absent), absent, &out), 3);
+    cairn_free(out);
+    CHECK_I64_EQ(run(&p, bench_main, N_WORDS(unknown), unknown, &out), 1);
+    cairn_free(out);
+    test_rmdir(p.dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +299,7 @@ int main(void)
         TEST(passages_with_questions_are_a_set_too),
         TEST(answers_are_judged_and_a_closed_document_does_not_leak),
         TEST(a_leak_is_counted),
+        TEST(the_vector_index_is_measured_on_a_small_set),
         TEST(wrong_use_and_absent_files_have_their_codes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
