@@ -9,3 +9,5 @@ cairn_test(test_index_fault SOURCES fault/test_index_fault.c LIBS ${index_libs} 
 target_include_directories(test_index_fault PRIVATE ${index_include} ${CMAKE_SOURCE_DIR}/tests/unit)
 cairn_test(crash_store SOURCES crash/crash_store.c LIBS ${index_libs} LABELS slow ARGS 25 TIMEOUT 600)
 target_include_directories(crash_store PRIVATE ${index_include} ${CMAKE_SOURCE_DIR}/tests/unit)
+cairn_test(crash_merge SOURCES crash/crash_merge.c LIBS ${index_libs} LABELS slow ARGS 25 TIMEOUT 600)
+target_include_directories(crash_merge PRIVATE ${CMAKE_SOURCE_DIR}/tests/unit)
