@@ -4,8 +4,9 @@
  * The graph is built in batches (Manohar et al., ParlayANN, 2024): every row of a batch looks for its
  * neighbours in the graph of the rows before, in parallel and without locks, for nothing is written but its
  * own list; then the reverse links are sorted by target, and each target's list is changed by one thread. So
- * the result does not depend on threads. Neighbours are pruned by the rule of Vamana (Subramanya et al.
- * 2019): one that is nearer to a kept neighbour than to the row, by the factor ALPHA, is left out. While
+ * the result does not depend on threads. Neighbours are pruned by HNSW's rule (Malkov and Yashunin 2016,
+ * algorithm 4): one that is nearer to a kept neighbour than to the row is left out. Vamana's factor alpha was
+ * tried: 1.15 and 1.4 need more distances for the same recall, on synthetic vectors and on real text. While
  * building, lists may hold half as many links again before they are pruned, which makes pruning rare. Rows
  * that no walk would reach get a link from a near row that is reached. */
 #include "cluster.h"
@@ -15,7 +16,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define ALPHA 1.15f     /* of squared distances */
 #define BATCH_SHARE 50u /* a batch is at most 1/50 of all rows */
 #define LIST_ROWS 800u
 #define TRAIN_PER_LIST 64u
@@ -376,6 +376,8 @@ static uint32_t prune(const struct build *x, const struct cand *c, uint32_t n, u
     for (uint32_t i = 0; i < n && kept < links; i++) {
         int8_t q[VECTOR_DIM_MAX];
         float sims[VSEG_LINKS_MAX];
+        /* what a copy of it has: the row's own copies hide each other, not their neighbours */
+        float self = x->o->metric == METRIC_DOT ? x->norm2[c[i].row] : 0;
         bool hidden = false;
         if (kept)
             signed_codes(x, c[i].row, q);
@@ -383,7 +385,7 @@ static uint32_t prune(const struct build *x, const struct cand *c, uint32_t n, u
             uint32_t m = kept - j < 4 ? kept - j : 4;
             similarities(x, c[i].row, q, out + j, m, sims);
             for (uint32_t t = 0; t < m; t++)
-                hidden = hidden || sims[t] >= c[i].sim;
+                hidden = hidden || sims[t] > c[i].sim || sims[t] >= self;
         }
         if (!hidden)
             out[kept++] = c[i].row;
