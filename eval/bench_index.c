@@ -554,7 +554,8 @@ static enum cairn_err set_files(struct index_bench *x, struct cairn_why *why)
         progress_clear();
     }
     if (!err && x->base.v) {
-        err = ann_floats_write(x->base_path, &x->base, why);
+        if (o->base || !file_exists(x->base_path)) /* syn's would be the same bytes */
+            err = ann_floats_write(x->base_path, &x->base, why);
         if (!err)
             err = ann_floats_write(x->query_path, &x->queries, why);
         if (!err && file_exists(x->truth_path))
@@ -748,7 +749,7 @@ static enum cairn_err bench_set(struct index_bench *x, struct cairn_why *why)
         ready = cairn_asprintf("%s/ready", dir ? dir : "");
         err = dir && ready ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "paths");
     }
-    if (!err && !(o->keep && file_exists(ready)))
+    if (!err && !(o->keep && made_after(ready, x->base_path)))
         err = store_make(x, dir, own, why);
     if (!err)
         err = o->deletes ? CAIRN_OK : cairn_write_file(ready, "", 0, why);

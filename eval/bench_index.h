@@ -18,6 +18,8 @@ struct index_bench {
     json_t *info; /* OWNED: all but the runs */
 };
 
+/* The file was made after the base was: what was built from an older one is stale. */
+bool made_after(const char *path, const char *base_path);
 /* Runs a program; its stdout and stderr go to log. An exit code other than 0 is CAIRN_ESTATE with the log's
  * last line. */
 CAIRN_MUST_USE enum cairn_err peers_exec(const char *const *argv, const char *log, struct cairn_why *why);

@@ -5,8 +5,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+bool made_after(const char *path, const char *base_path)
+{
+    struct stat a, b;
+    if (stat(path, &a) || stat(base_path, &b))
+        return false;
+    return a.st_mtim.tv_sec != b.st_mtim.tv_sec ? a.st_mtim.tv_sec > b.st_mtim.tv_sec
+                                                : a.st_mtim.tv_nsec >= b.st_mtim.tv_nsec;
+}
 
 enum cairn_err peers_exec(const char *const *argv, const char *log, struct cairn_why *why)
 {
@@ -89,6 +99,8 @@ enum cairn_err peers_pass(struct index_bench *x, const char *name, struct cairn_
         err = cairn_fail(why, CAIRN_ENOTFOUND, "%s: not there; --peers-script names it", script);
     const char *argv[] = {x->python,     script,        "run", name, x->base_path,
                           x->query_path, x->truth_path, index, out,  NULL};
+    if (!err && !made_after(index, x->base_path))
+        (void)unlink(index);
     progress(x->o, name, 0, 0);
     if (!err)
         err = peers_exec(argv, log, why);
