@@ -147,48 +147,10 @@ static void planes_make(const struct compute *c, const float *x, size_t k, size_
     }
 }
 
-static void tile_make(const struct compute *c, const float *x, size_t k, size_t row)
+static inline __m512i pair256(__m256i low, __m256i high)
 {
-    char *tile = c->shared + row / TILE * tile_bytes(k);
-    float *scales = (float *)(void *)(tile + runs_of(k) * PAIRS * TILE * 4) + row % TILE;
-    for (size_t b = 0; b < runs_of(k); b++) {
-        vf v[VECTORS], max = vf_set(0.0f), bad = vf_set(0.0f);
-        for (size_t u = 0; u < VECTORS; u++) {
-            size_t at = b * RUN + u * 16, left = at >= k ? 0 : k - at < 16 ? k - at : 16;
-            v[u] = vf_load_n(x + (left ? at : 0), left);
-            max = vf_max(max, vf_abs(v[u]));
-            bad = vf_fma(v[u], vf_set(0.0f), bad);
-        }
-        float s = vf_top(max) * (1.0f / ACT_MAX), inverse = s > 0 ? 1.0f / s : 0.0f;
-        s += vf_sum(bad);
-        scales[b * 32] = s;
-        int32_t pairs[PAIRS];
-        __m512i total = _mm512_setzero_si512();
-        for (size_t u = 0; u < VECTORS; u++) {
-            __m512i q = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
-            _mm256_storeu_si256((__m256i *)(void *)(pairs + u * 8), _mm512_cvtepi32_epi16(q));
-            total = _mm512_add_epi32(total, q);
-        }
-        scales[b * 32 + 16] = (float)_mm512_reduce_add_epi32(total) * s;
-        int32_t *out = (int32_t *)(void *)tile + b * PAIRS * TILE + row % TILE;
-        for (size_t p = 0; p < PAIRS; p++)
-            out[p * TILE] = pairs[p];
-    }
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
-
-static void prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
-                    bool packed)
-{
-    for (size_t r = begin; r < end; r++)
-        if (rows < OPS_ROWS_FEW && !packed)
-            planes_make(c, x + r * k, k, r);
-        else
-            tile_make(c, x + r * k, k, r);
-}
-
-/* ---- many rows
- * -------------------------------------------------------------------------------------------------- */
-
 static inline void transpose16(const int32_t *in, size_t in_ld, int32_t *out, size_t out_ld)
 {
     __m512i a[16], b[16];
@@ -219,6 +181,62 @@ static inline void transpose16(const int32_t *in, size_t in_ld, int32_t *out, si
         _mm512_storeu_si512(out + (size_t)(i + 12) * out_ld, _mm512_shuffle_i32x4(q, s, 0xdd));
     }
 }
+
+/* Rows [row, row + n) of x, a tile or the start of one; the rest of the tile becomes zero. */
+static void tile_make(const struct compute *c, const float *x, size_t k, size_t row, size_t n)
+{
+    char *tile = c->shared + row / TILE * tile_bytes(k);
+    float *scales = (float *)(void *)(tile + runs_of(k) * PAIRS * TILE * 4);
+    const __mmask16 rows = (1u << TILE) - 1;
+    for (size_t b = 0; b < runs_of(k); b++) {
+        int32_t in[16][PAIRS], turned[PAIRS][16];
+        float s[16] = {0};
+        size_t at = b * RUN, left0 = k - at < 16 ? k - at : 16,
+               left1 = k - at <= 16       ? 0
+                       : k - at - 16 < 16 ? k - at - 16
+                                          : 16;
+        for (size_t r = 0; r < n; r++) {
+            const float *p = x + (row + r) * k + at;
+            vf v0 = vf_load_n(p, left0), v1 = vf_load_n(p + (left1 ? 16 : 0), left1);
+            float top = vf_top(vf_max(vf_abs(v0), vf_abs(v1))), inverse;
+            s[r] = top * (1.0f / ACT_MAX);
+            inverse = s[r] > 0 ? 1.0f / s[r] : 0.0f;
+            __m256i q0 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(vf_mul(v0, vf_set(inverse))));
+            __m256i q1 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(vf_mul(v1, vf_set(inverse))));
+            _mm512_storeu_si512(in[r], pair256(q0, q1));
+            if (_mm512_fpclass_ps_mask(v0, 0x99) | _mm512_fpclass_ps_mask(v1, 0x99)) /* NaN, infinities */
+                s[r] = __builtin_nanf("");
+        }
+        for (size_t r = n; r < 16; r++)
+            _mm512_storeu_si512(in[r], _mm512_setzero_si512());
+        transpose16(in[0], PAIRS, turned[0], 16);
+        int32_t *out = (int32_t *)(void *)tile + b * PAIRS * TILE;
+        __m512i total = _mm512_setzero_si512();
+#pragma GCC unroll 16
+        for (size_t p = 0; p < PAIRS; p++) {
+            __m512i v = _mm512_loadu_si512(turned[p]);
+            total = _mm512_dpwssd_epi32(total, v, _mm512_set1_epi16(1));
+            _mm512_mask_storeu_epi32(out + p * TILE, rows, v);
+        }
+        vf_store(scales + b * 32, vf_load(s));
+        vf_store(scales + b * 32 + 16, vf_mul(_mm512_cvtepi32_ps(total), vf_load(s)));
+    }
+}
+_Static_assert(PAIRS == 16, "tile_make and transpose16");
+
+static void prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
+                    bool packed)
+{
+    if (rows < OPS_ROWS_FEW && !packed)
+        for (size_t r = begin; r < end; r++)
+            planes_make(c, x + r * k, k, r);
+    else
+        for (size_t r = begin; r < end; r += TILE)
+            tile_make(c, x, k, r, end - r < TILE ? end - r : TILE);
+}
+
+/* ---- many rows
+ * -------------------------------------------------------------------------------------------------- */
 
 static inline __m256i load256(const uint8_t *p)
 {
@@ -493,6 +511,23 @@ static void tile_any(const int32_t *a, const struct wrun *w, size_t pairs, const
     }
 }
 
+/* ops_finish() in one pass. */
+static void finish(const struct matmul_job *job, const float *sums, size_t row, size_t n0, size_t n1)
+{
+    float *y = job->y + row * job->ld + n0;
+    for (size_t i = 0; i < n1 - n0; i += V) {
+        size_t left = n1 - n0 - i < V ? n1 - n0 - i : V;
+        vf v = vf_load(sums + i);
+        if (job->bias)
+            v = vf_add(v, vf_load_n(job->bias + n0 + i, left));
+        if (job->act == ACT_GELU)
+            v = vf_gelu(v);
+        if (job->add)
+            v = vf_add(vf_load_n(y + i, left), v);
+        vf_store_n(y + i, left, v);
+    }
+}
+
 static void panel_many(const struct compute *c, const struct matmul_job *job, size_t n0, size_t n1, size_t r0,
                        size_t r1, void *scratch)
 {
@@ -521,7 +556,7 @@ static void panel_many(const struct compute *c, const struct matmul_job *job, si
         }
     }
     for (size_t r = r0; r < r1; r++)
-        ops_finish(c->ops, job, sums + (r - r0) * OPS_PANEL, r, n0, n1);
+        finish(job, sums + (r - r0) * OPS_PANEL, r, n0, n1);
 }
 
 static bool pack(struct weight *w)
@@ -550,10 +585,6 @@ static inline vf dot64(__m512i q, const struct planes *a, size_t at)
     __m512i s = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, bytes_at(a->high + at));
     s = _mm512_dpbusd_epi32(_mm512_slli_epi32(s, 7), q, bytes_at(a->low + at));
     return _mm512_cvtepi32_ps(s);
-}
-static inline __m512i pair256(__m256i low, __m256i high)
-{
-    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 static inline __m512i low_bits(__m512i x, int mask)
 {
@@ -756,7 +787,7 @@ static void panel(const struct compute *c, const struct matmul_job *job, const f
         for (size_t r = r0; r < r1; r++)
             sums[r * OPS_PANEL + o - n0] = dot_row(w, w->bytes + o * w->row_bytes, &a[r], x + r * w->k);
     for (size_t r = r0; r < r1; r++)
-        ops_finish(c->ops, job, sums + r * OPS_PANEL, r, n0, n1);
+        finish(job, sums + r * OPS_PANEL, r, n0, n1);
 }
 
 static struct ops table;
