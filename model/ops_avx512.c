@@ -7,8 +7,12 @@
  * Runs of 128 are a tenth faster, but outliers then cost the small models' logits 1e-2 in places; with 32 the
  * worst seen is 2e-3.
  *
- *   activations  tiles of 12 rows: [tile][run][pair][row 0..11] as pairs of int16, then scales
- * [tile][run][16] weights      struct wrun: 32 outputs x RUN inputs, [pair][output] as pairs of int16
+ * Weights of the block types are not rounded: their integers are small enough for exact sums, and what an
+ * offset type adds to each weight is taken from the sum of the run's activations, once per run.
+ *
+ *   activations  tiles of 12 rows: [tile][run][pair][row 0..11] as pairs of int16, then [tile][run][32]
+ * floats: the scales of 12 rows from 0, the sums of their rounded values, scaled, from 16 weights      struct
+ * wrun: 32 outputs x RUN inputs, [pair][output] as pairs of int16
  *
  * 24 accumulators (12 rows x 2 vectors of 16 outputs) stay in registers over a run; the runs of one
  * superblock (17 KiB) stay in the first-level cache for all rows.
@@ -69,7 +73,7 @@ enum {
 #define WEIGHT_MAX 32000.0f
 
 struct wrun {
-    float scale[OPS_PANEL];
+    float scale[OPS_PANEL], min[OPS_PANEL]; /* weight = scale * integer + min */
     int32_t pair[PAIRS][OPS_PANEL];
 };
 /* One row of activations in the few-rows form; all pointers into the shared scratch. */
@@ -81,7 +85,7 @@ struct planes {
 
 static inline size_t runs_of(size_t k) { return (k + RUN - 1) / RUN; }
 static inline size_t wide_of(size_t k) { return (k + WIDE - 1) / WIDE; }
-static inline size_t tile_bytes(size_t k) { return runs_of(k) * (PAIRS * TILE * 4 + 64); }
+static inline size_t tile_bytes(size_t k) { return runs_of(k) * (PAIRS * TILE * 4 + 128); }
 static inline size_t plane_bytes(size_t k) { return wide_of(k) * (2 * WIDE + 4 + 64 + 32 + 28); }
 
 static size_t shared_bytes(size_t rows, size_t k)
@@ -143,44 +147,10 @@ static void planes_make(const struct compute *c, const float *x, size_t k, size_
     }
 }
 
-static void tile_make(const struct compute *c, const float *x, size_t k, size_t row)
+static inline __m512i pair256(__m256i low, __m256i high)
 {
-    char *tile = c->shared + row / TILE * tile_bytes(k);
-    float *scales = (float *)(void *)(tile + runs_of(k) * PAIRS * TILE * 4) + row % TILE;
-    for (size_t b = 0; b < runs_of(k); b++) {
-        vf v[VECTORS], max = vf_set(0.0f), bad = vf_set(0.0f);
-        for (size_t u = 0; u < VECTORS; u++) {
-            size_t at = b * RUN + u * 16, left = at >= k ? 0 : k - at < 16 ? k - at : 16;
-            v[u] = vf_load_n(x + (left ? at : 0), left);
-            max = vf_max(max, vf_abs(v[u]));
-            bad = vf_fma(v[u], vf_set(0.0f), bad);
-        }
-        float s = vf_top(max) * (1.0f / ACT_MAX), inverse = s > 0 ? 1.0f / s : 0.0f;
-        scales[b * 16] = s + vf_sum(bad);
-        int32_t pairs[PAIRS];
-        for (size_t u = 0; u < VECTORS; u++) {
-            __m512i q = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
-            _mm256_storeu_si256((__m256i *)(void *)(pairs + u * 8), _mm512_cvtepi32_epi16(q));
-        }
-        int32_t *out = (int32_t *)(void *)tile + b * PAIRS * TILE + row % TILE;
-        for (size_t p = 0; p < PAIRS; p++)
-            out[p * TILE] = pairs[p];
-    }
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
-
-static void prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
-                    bool packed)
-{
-    for (size_t r = begin; r < end; r++)
-        if (rows < OPS_ROWS_FEW && !packed)
-            planes_make(c, x + r * k, k, r);
-        else
-            tile_make(c, x + r * k, k, r);
-}
-
-/* ---- many rows
- * -------------------------------------------------------------------------------------------------- */
-
 static inline void transpose16(const int32_t *in, size_t in_ld, int32_t *out, size_t out_ld)
 {
     __m512i a[16], b[16];
@@ -212,6 +182,205 @@ static inline void transpose16(const int32_t *in, size_t in_ld, int32_t *out, si
     }
 }
 
+/* Rows [row, row + n) of x, a tile or the start of one; the rest of the tile becomes zero. */
+static void tile_make(const struct compute *c, const float *x, size_t k, size_t row, size_t n)
+{
+    char *tile = c->shared + row / TILE * tile_bytes(k);
+    float *scales = (float *)(void *)(tile + runs_of(k) * PAIRS * TILE * 4);
+    const __mmask16 rows = (1u << TILE) - 1;
+    for (size_t b = 0; b < runs_of(k); b++) {
+        int32_t in[16][PAIRS], turned[PAIRS][16];
+        float s[16] = {0};
+        size_t at = b * RUN, left0 = k - at < 16 ? k - at : 16,
+               left1 = k - at <= 16       ? 0
+                       : k - at - 16 < 16 ? k - at - 16
+                                          : 16;
+        for (size_t r = 0; r < n; r++) {
+            const float *p = x + (row + r) * k + at;
+            vf v0 = vf_load_n(p, left0), v1 = vf_load_n(p + (left1 ? 16 : 0), left1);
+            float top = vf_top(vf_max(vf_abs(v0), vf_abs(v1))), inverse;
+            s[r] = top * (1.0f / ACT_MAX);
+            inverse = s[r] > 0 ? 1.0f / s[r] : 0.0f;
+            __m256i q0 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(vf_mul(v0, vf_set(inverse))));
+            __m256i q1 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(vf_mul(v1, vf_set(inverse))));
+            _mm512_storeu_si512(in[r], pair256(q0, q1));
+            if (_mm512_fpclass_ps_mask(v0, 0x99) | _mm512_fpclass_ps_mask(v1, 0x99)) /* NaN, infinities */
+                s[r] = __builtin_nanf("");
+        }
+        for (size_t r = n; r < 16; r++)
+            _mm512_storeu_si512(in[r], _mm512_setzero_si512());
+        transpose16(in[0], PAIRS, turned[0], 16);
+        int32_t *out = (int32_t *)(void *)tile + b * PAIRS * TILE;
+        __m512i total = _mm512_setzero_si512();
+#pragma GCC unroll 16
+        for (size_t p = 0; p < PAIRS; p++) {
+            __m512i v = _mm512_loadu_si512(turned[p]);
+            total = _mm512_dpwssd_epi32(total, v, _mm512_set1_epi16(1));
+            _mm512_mask_storeu_epi32(out + p * TILE, rows, v);
+        }
+        vf_store(scales + b * 32, vf_load(s));
+        vf_store(scales + b * 32 + 16, vf_mul(_mm512_cvtepi32_ps(total), vf_load(s)));
+    }
+}
+_Static_assert(PAIRS == 16, "tile_make and transpose16");
+
+static void prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
+                    bool packed)
+{
+    if (rows < OPS_ROWS_FEW && !packed)
+        for (size_t r = begin; r < end; r++)
+            planes_make(c, x + r * k, k, r);
+    else
+        for (size_t r = begin; r < end; r += TILE)
+            tile_make(c, x, k, r, end - r < TILE ? end - r : TILE);
+}
+
+/* ---- many rows
+ * -------------------------------------------------------------------------------------------------- */
+
+static inline __m256i load256(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+static inline __m256i nibbles(const uint8_t *p)
+{
+    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1),
+                            _mm256_set1_epi8(15));
+}
+
+static inline __m256i fifths(const uint8_t *p) { return _mm256_maskz_set1_epi8((__mmask32)quant_u32(p), 16); }
+struct k_scales {
+    vf scale;
+    __m256 min;
+};
+static inline struct k_scales k_scales(const uint8_t *s)
+{
+    uint32_t s0 = quant_u32(s), s1 = quant_u32(s + 4), s2 = quant_u32(s + 8);
+    uint32_t scale1 = (s2 & 0x0f0f0f0fu) | (s0 >> 6 & 0x03030303u) << 4;
+    uint32_t min1 = (s2 >> 4 & 0x0f0f0f0fu) | (s1 >> 6 & 0x03030303u) << 4;
+    uint64_t scale = (s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32,
+             min = (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32;
+    struct k_scales k;
+    k.scale =
+        _mm512_castps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)scale))));
+    k.min = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)min)));
+    return k;
+}
+
+/* Block types without a detour over floats: one output's superblock, 32 weights an instruction. q is
+ * [run][RUN]. */
+
+/* 32 bytes as 32 words. */
+static inline __m512i words_at(const uint8_t *p) { return _mm512_cvtepu8_epi16(load256(p)); }
+
+/* What each run of a superblock gets: weight = scale * q + min. */
+struct run_scale {
+    float scale[UNPACK_RUNS], min[UNPACK_RUNS];
+};
+
+static void unpack_k45(const uint8_t *b, int16_t *q, struct run_scale *out, bool five)
+{
+    float d = quant_f16(quant_u16(b)), dmin = quant_f16(quant_u16(b + 2));
+    struct k_scales s = k_scales(b + 4);
+    _mm256_storeu_ps(out->scale, _mm256_mul_ps(_mm512_castps512_ps256(s.scale), _mm256_set1_ps(d)));
+    _mm256_storeu_ps(out->min, _mm256_mul_ps(s.min, _mm256_set1_ps(-dmin)));
+    const __m512i low = _mm512_set1_epi16(15), fifth = _mm512_set1_epi16(16);
+    __m512i h = five ? _mm512_slli_epi16(words_at(b + 16), 4) : _mm512_setzero_si512();
+    for (size_t i = 0; i < 4; i++, q += 2 * RUN) {
+        __m512i v = words_at(b + (five ? 48 : 16) + 32 * i);
+        __m512i q0 = _mm512_and_si512(v, low), q1 = _mm512_srli_epi16(v, 4);
+        if (five) {
+            q0 = _mm512_or_si512(q0, _mm512_and_si512(h, fifth));
+            q1 = _mm512_or_si512(q1, _mm512_and_si512(_mm512_srli_epi16(h, 1), fifth));
+            h = _mm512_srli_epi16(h, 2);
+        }
+        _mm512_storeu_si512(q, q0);
+        _mm512_storeu_si512(q + RUN, q1);
+    }
+}
+
+/* Exact: an integer weight is at most 128 * 32 in size, and 32 * 128 * 32 * ACT_MAX < 2^31. */
+static void unpack_q6_k(const uint8_t *b, int16_t *q, struct run_scale *out)
+{
+    _Static_assert((int64_t)RUN * 128 * 32 * ACT_MAX <= INT32_MAX, "sums of a run fit");
+    _mm256_storeu_ps(out->scale, _mm256_set1_ps(quant_f16(quant_u16(b + 208))));
+    _mm256_storeu_ps(out->min, _mm256_setzero_ps());
+    const __m512i pair = _mm512_set1_epi16(3), nibble = _mm512_set1_epi16(15), offset = _mm512_set1_epi16(32);
+    for (size_t half = 0; half < 2; half++) {
+        __m512i high = words_at(b + 128 + 32 * half);
+        for (size_t i = 0; i < 4; i++, q += RUN) {
+            __m512i low = words_at(b + 64 * half + 32 * (i & 1));
+            low = _mm512_and_si512(_mm512_srl_epi16(low, _mm_cvtsi32_si128(i < 2 ? 0 : 4)), nibble);
+            __m512i top = _mm512_and_si512(_mm512_srl_epi16(high, _mm_cvtsi32_si128(2 * (int)i)), pair);
+            __m512i v = _mm512_sub_epi16(_mm512_or_si512(low, _mm512_slli_epi16(top, 4)), offset);
+            const int8_t *s = (const int8_t *)(b + 192 + 8 * half + 2 * i);
+            __m512i by = _mm512_inserti64x4(_mm512_set1_epi16(s[0]), _mm256_set1_epi16(s[1]), 1);
+            _mm512_storeu_si512(q, _mm512_mullo_epi16(v, by));
+        }
+    }
+}
+
+/* One run of the types of 32. */
+static void unpack_32(enum tensor_type t, const uint8_t *b, int16_t *q, float *scale, float *min)
+{
+    __m256i v;
+    float d = quant_f16(quant_u16(b)), m;
+    switch (t) {
+    case TENSOR_Q4_0:
+        v = nibbles(b + 2);
+        m = -8.0f * d;
+        break;
+    case TENSOR_Q4_1:
+        v = nibbles(b + 4);
+        m = quant_f16(quant_u16(b + 2));
+        break;
+    case TENSOR_Q5_0:
+        v = _mm256_or_si256(nibbles(b + 6), fifths(b + 2));
+        m = -16.0f * d;
+        break;
+    case TENSOR_Q5_1:
+        v = _mm256_or_si256(nibbles(b + 8), fifths(b + 4));
+        m = quant_f16(quant_u16(b + 2));
+        break;
+    default: /* Q8_0 */
+        v = load256(b + 2);
+        m = 0.0f;
+        break;
+    }
+    *scale = d;
+    *min = m;
+    _mm512_storeu_si512(q, _mm512_cvtepi8_epi16(v));
+}
+
+/* `runs` runs from the start of a block; false: this type goes over floats. Exact but for the product of the
+ * two scales of a K type. */
+static bool unpack_direct(enum tensor_type t, const uint8_t *b, size_t runs, int16_t *q, struct run_scale *s)
+{
+    size_t size = tensor_type_bytes(t, RUN);
+    switch (t) {
+    case TENSOR_Q4_K:
+        unpack_k45(b, q, s, false);
+        return true;
+    case TENSOR_Q5_K:
+        unpack_k45(b, q, s, true);
+        return true;
+    case TENSOR_Q6_K:
+        unpack_q6_k(b, q, s);
+        return true;
+    case TENSOR_Q4_0:
+    case TENSOR_Q4_1:
+    case TENSOR_Q5_0:
+    case TENSOR_Q5_1:
+    case TENSOR_Q8_0:
+        for (size_t i = 0; i < runs; i++)
+            unpack_32(t, b + i * size, q + i * RUN, s->scale + i, s->min + i);
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Outputs [n0, n1) x inputs [from, from + n) into runs; n <= UNPACK_RUNS * RUN. Missing outputs and inputs
  * are zero. */
 static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, size_t n, struct wrun *out)
@@ -223,10 +392,19 @@ static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, si
         if (n0 + o >= n1) {
             memset(q[o], 0, sizeof q[o]);
             for (size_t b = 0; b < runs; b++)
-                out[b].scale[o] = 0.0f;
+                out[b].scale[o] = out[b].min[o] = 0.0f;
             continue;
         }
-        quant_row(w->type, w->bytes + (n0 + o) * w->row_bytes + skip, dense, n);
+        const uint8_t *row = w->bytes + (n0 + o) * w->row_bytes + skip;
+        struct run_scale s8;
+        if (unpack_direct(w->type, row, runs, q[o], &s8)) {
+            for (size_t b = 0; b < runs; b++) {
+                out[b].scale[o] = s8.scale[b];
+                out[b].min[o] = s8.min[b];
+            }
+            continue;
+        }
+        quant_row(w->type, row, dense, n);
         for (size_t i = n; i < runs * RUN; i++)
             dense[i] = 0.0f;
         for (size_t b = 0; b < runs; b++) {
@@ -245,6 +423,7 @@ static void unpack(const struct weight *w, size_t n0, size_t n1, size_t from, si
                                          : by_sum,
                   inverse = s > 0 ? 1.0f / s : 0.0f;
             out[b].scale[o] = s;
+            out[b].min[o] = 0.0f;
 #pragma GCC unroll 8
             for (size_t u = 0; u < VECTORS; u++) {
                 __m512i i32 = _mm512_cvtps_epi32(vf_mul(v[u], vf_set(inverse)));
@@ -276,14 +455,16 @@ static inline __m512i dot_pairs(__m512i sum, __m512i a, __m512i w)
     }
 #define ROW_SUM(r)                                                                                           \
     if (rows > r) {                                                                                          \
-        vf s = vf_set(scales[r]);                                                                            \
+        vf s = vf_set(scales[r]), t = vf_set(scales[r + 16]);                                                \
         float *y = sums + r * OPS_PANEL;                                                                     \
-        vf_store(y, vf_fma(_mm512_cvtepi32_ps(a##r), vf_mul(s, s0), vf_load(y)));                            \
-        vf_store(y + 16, vf_fma(_mm512_cvtepi32_ps(b##r), vf_mul(s, s1), vf_load(y + 16)));                  \
+        vf y0 = vf_fma(_mm512_cvtepi32_ps(a##r), vf_mul(s, s0), vf_load(y));                                 \
+        vf y1 = vf_fma(_mm512_cvtepi32_ps(b##r), vf_mul(s, s1), vf_load(y + 16));                            \
+        vf_store(y, mins ? vf_fma(t, m0, y0) : y0);                                                          \
+        vf_store(y + 16, mins ? vf_fma(t, m1, y1) : y1);                                                     \
     }
 static inline __attribute__((always_inline)) void tile_run(const int32_t *a, const struct wrun *w,
                                                            size_t pairs, const float *scales, float *sums,
-                                                           unsigned rows)
+                                                           unsigned rows, bool mins)
 {
     EACH_ROW(ROW_ZERO)
     for (size_t p = 0; p < pairs; p++, a += TILE) {
@@ -291,15 +472,23 @@ static inline __attribute__((always_inline)) void tile_run(const int32_t *a, con
         EACH_ROW(ROW_STEP)
     }
     vf s0 = vf_load(w->scale), s1 = vf_load(w->scale + 16);
+    vf m0 = vf_load(w->min), m1 = vf_load(w->min + 16);
     EACH_ROW(ROW_SUM)
+}
+
+/* Types whose weights are offset from zero. A zero offset adds nothing, so both forms give one result. */
+static bool has_mins(enum tensor_type t)
+{
+    return t == TENSOR_Q4_0 || t == TENSOR_Q4_1 || t == TENSOR_Q5_0 || t == TENSOR_Q5_1 || t == TENSOR_Q4_K ||
+           t == TENSOR_Q5_K;
 }
 
 #define TILE_CASE(n)                                                                                         \
     case n:                                                                                                  \
-        tile_run(a, w, pairs, scales, sums, n);                                                              \
+        tile_run(a, w, pairs, scales, sums, n, true);                                                        \
         break
 static void tile_any(const int32_t *a, const struct wrun *w, size_t pairs, const float *scales, float *sums,
-                     size_t rows)
+                     size_t rows, bool mins)
 {
     switch (rows) {
         TILE_CASE(1);
@@ -314,8 +503,28 @@ static void tile_any(const int32_t *a, const struct wrun *w, size_t pairs, const
         TILE_CASE(10);
         TILE_CASE(11);
     default:
-        tile_run(a, w, pairs, scales, sums, TILE);
+        if (mins)
+            tile_run(a, w, pairs, scales, sums, TILE, true);
+        else
+            tile_run(a, w, pairs, scales, sums, TILE, false);
         break;
+    }
+}
+
+/* ops_finish() in one pass. */
+static void finish(const struct matmul_job *job, const float *sums, size_t row, size_t n0, size_t n1)
+{
+    float *y = job->y + row * job->ld + n0;
+    for (size_t i = 0; i < n1 - n0; i += V) {
+        size_t left = n1 - n0 - i < V ? n1 - n0 - i : V;
+        vf v = vf_load(sums + i);
+        if (job->bias)
+            v = vf_add(v, vf_load_n(job->bias + n0 + i, left));
+        if (job->act == ACT_GELU)
+            v = vf_gelu(v);
+        if (job->add)
+            v = vf_add(vf_load_n(y + i, left), v);
+        vf_store_n(y + i, left, v);
     }
 }
 
@@ -324,6 +533,7 @@ static void panel_many(const struct compute *c, const struct matmul_job *job, si
 {
     const struct weight *w = job->w;
     size_t k = w->k, runs = runs_of(k);
+    bool mins = has_mins(w->type);
     struct wrun *own = scratch;
     float *sums = (float *)(void *)((char *)scratch + UNPACK_RUNS * sizeof(struct wrun));
     memset(sums, 0, (r1 - r0) * OPS_PANEL * sizeof *sums);
@@ -340,13 +550,13 @@ static void panel_many(const struct compute *c, const struct matmul_job *job, si
         }
         for (size_t r = r0; r < r1; r += TILE) {
             const char *tile = c->shared + r / TILE * tile_bytes(k);
-            const float *scales = (const float *)(const void *)(tile + runs * PAIRS * TILE * 4) + b * 16;
+            const float *scales = (const float *)(const void *)(tile + runs * PAIRS * TILE * 4) + b * 32;
             tile_any((const int32_t *)(const void *)tile + b * PAIRS * TILE, run, (left + 1) / 2, scales,
-                     sums + (r - r0) * OPS_PANEL, r1 - r);
+                     sums + (r - r0) * OPS_PANEL, r1 - r, mins);
         }
     }
     for (size_t r = r0; r < r1; r++)
-        ops_finish(c->ops, job, sums + (r - r0) * OPS_PANEL, r, n0, n1);
+        finish(job, sums + (r - r0) * OPS_PANEL, r, n0, n1);
 }
 
 static bool pack(struct weight *w)
@@ -376,14 +586,6 @@ static inline vf dot64(__m512i q, const struct planes *a, size_t at)
     s = _mm512_dpbusd_epi32(_mm512_slli_epi32(s, 7), q, bytes_at(a->low + at));
     return _mm512_cvtepi32_ps(s);
 }
-static inline __m512i pair256(__m256i low, __m256i high)
-{
-    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-}
-static inline __m256i load256(const uint8_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
 static inline __m512i low_bits(__m512i x, int mask)
 {
     return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
@@ -398,24 +600,6 @@ static inline __m512i spread4(int j)
 {
     return _mm512_setr_epi32(j, j, j, j, j + 1, j + 1, j + 1, j + 1, j + 2, j + 2, j + 2, j + 2, j + 3, j + 3,
                              j + 3, j + 3);
-}
-
-struct k_scales {
-    vf scale;
-    __m256 min;
-};
-static inline struct k_scales k_scales(const uint8_t *s)
-{
-    uint32_t s0 = quant_u32(s), s1 = quant_u32(s + 4), s2 = quant_u32(s + 8);
-    uint32_t scale1 = (s2 & 0x0f0f0f0fu) | (s0 >> 6 & 0x03030303u) << 4;
-    uint32_t min1 = (s2 >> 4 & 0x0f0f0f0fu) | (s1 >> 6 & 0x03030303u) << 4;
-    uint64_t scale = (s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32,
-             min = (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32;
-    struct k_scales k;
-    k.scale =
-        _mm512_castps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)scale))));
-    k.min = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)min)));
-    return k;
 }
 
 static float dot_q4_k(const uint8_t *w, const struct planes *a, size_t k)
@@ -495,13 +679,6 @@ static float dot_q6_k(const uint8_t *w, const struct planes *a, size_t k)
 
 /* The types of 32: two blocks make one vector. The second may be missing at the end of a row: then it counts
  * zero. */
-static inline __m256i nibbles(const uint8_t *p)
-{
-    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1),
-                            _mm256_set1_epi8(15));
-}
-static inline __m256i fifths(const uint8_t *p) { return _mm256_maskz_set1_epi8((__mmask32)quant_u32(p), 16); }
 static inline __attribute__((always_inline)) float dot_32(const uint8_t *w, const struct planes *a, size_t k,
                                                           enum tensor_type type, size_t size)
 {
@@ -610,7 +787,7 @@ static void panel(const struct compute *c, const struct matmul_job *job, const f
         for (size_t r = r0; r < r1; r++)
             sums[r * OPS_PANEL + o - n0] = dot_row(w, w->bytes + o * w->row_bytes, &a[r], x + r * w->k);
     for (size_t r = r0; r < r1; r++)
-        ops_finish(c->ops, job, sums + r * OPS_PANEL, r, n0, n1);
+        finish(job, sums + r * OPS_PANEL, r, n0, n1);
 }
 
 static struct ops table;

@@ -46,6 +46,12 @@ static inline vf vf_erf(vf x)
     return vf_copysign(vf_sub(vf_set(1.0f), vf_mul(p, e)), x);
 }
 
+static inline vf vf_gelu(vf a)
+{
+    vf e = vf_erf(vf_mul(a, vf_set(0.70710678118654752f)));
+    return vf_mul(vf_mul(a, vf_set(0.5f)), vf_add(vf_set(1.0f), e));
+}
+
 /* Runs `body` on whole vectors, then once more on a padded copy for the rest. */
 static void simd_swiglu(float *gate, const float *up, size_t n)
 {
@@ -61,9 +67,7 @@ static void simd_gelu(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i += V) {
         size_t left = n - i < V ? n - i : V;
-        vf a = vf_load_n(x + i, left);
-        vf e = vf_erf(vf_mul(a, vf_set(0.70710678118654752f)));
-        vf_store_n(x + i, left, vf_mul(vf_mul(a, vf_set(0.5f)), vf_add(vf_set(1.0f), e)));
+        vf_store_n(x + i, left, vf_gelu(vf_load_n(x + i, left)));
     }
 }
 
@@ -116,40 +120,50 @@ static void simd_layernorm(float *y, const float *x, const float *w, const float
 /* ---- attention: two small matrix products with a softmax between, queries x keys x head_dim
  * ---------------------- */
 
-/* Scores of n queries against runs [run0, run1): one run of 16 keys is 16 / V vectors. */
-static inline __attribute__((always_inline)) void attend_scores(const struct attend *a, unsigned n,
-                                                                unsigned first, size_t run0, size_t run1)
+/* Scores of n queries against `runs` runs from run0: 16 keys each, 16 / V vectors. Four sums in flight do not
+ * hide the latency of a multiply-add, eight do. */
+static inline __attribute__((always_inline)) void attend_runs(const struct attend *a, unsigned n,
+                                                              unsigned first, size_t run0, unsigned runs)
 {
     enum { PARTS = OPS_KEY_RUN / V };
     vf scale = vf_set(a->scale);
-    for (size_t run = run0; run < run1; run++) {
-        const float *key = a->k + run * OPS_KEY_RUN * a->head_dim;
-        vf s[4][PARTS];
+    const float *key = a->k + run0 * OPS_KEY_RUN * a->head_dim;
+    size_t next = OPS_KEY_RUN * a->head_dim;
+    vf s[4][2];
 #pragma GCC unroll 4
-        for (unsigned t = 0; t < n; t++)
+    for (unsigned t = 0; t < n; t++)
 #pragma GCC unroll 2
-            for (unsigned p = 0; p < PARTS; p++)
-                s[t][p] = vf_set(0.0f);
-        for (size_t i = 0; i < a->head_dim; i++, key += OPS_KEY_RUN) {
-            vf k[PARTS];
+        for (unsigned p = 0; p < runs * PARTS; p++)
+            s[t][p] = vf_set(0.0f);
+    for (size_t i = 0; i < a->head_dim; i++, key += OPS_KEY_RUN) {
+        vf k[2];
 #pragma GCC unroll 2
-            for (unsigned p = 0; p < PARTS; p++)
-                k[p] = vf_load(key + p * V);
+        for (unsigned p = 0; p < runs * PARTS; p++)
+            k[p] = vf_load(key + p / PARTS * next + p % PARTS * V);
 #pragma GCC unroll 4
-            for (unsigned t = 0; t < n; t++) {
-                vf q = vf_set(a->q[first + t][i]);
+        for (unsigned t = 0; t < n; t++) {
+            vf q = vf_set(a->q[first + t][i]);
 #pragma GCC unroll 2
-                for (unsigned p = 0; p < PARTS; p++)
-                    s[t][p] = vf_fma(q, k[p], s[t][p]);
-            }
+            for (unsigned p = 0; p < runs * PARTS; p++)
+                s[t][p] = vf_fma(q, k[p], s[t][p]);
         }
-#pragma GCC unroll 4
-        for (unsigned t = 0; t < n; t++)
-#pragma GCC unroll 2
-            for (unsigned p = 0; p < PARTS; p++)
-                vf_store(a->scores + (first + t) * a->scores_ld + run * OPS_KEY_RUN + p * V,
-                         vf_mul(s[t][p], scale));
     }
+#pragma GCC unroll 4
+    for (unsigned t = 0; t < n; t++)
+#pragma GCC unroll 2
+        for (unsigned p = 0; p < runs * PARTS; p++)
+            vf_store(a->scores + (first + t) * a->scores_ld + run0 * OPS_KEY_RUN + p * V,
+                     vf_mul(s[t][p], scale));
+}
+
+static inline __attribute__((always_inline)) void attend_scores(const struct attend *a, unsigned n,
+                                                                unsigned first, size_t run0, size_t run1)
+{
+    if ((int)V == (int)OPS_KEY_RUN)
+        for (; run0 + 2 <= run1; run0 += 2)
+            attend_runs(a, n, first, run0, 2 * V / OPS_KEY_RUN);
+    for (; run0 < run1; run0++)
+        attend_runs(a, n, first, run0, 1);
 }
 
 /* out[d .. d + parts * V) of n queries. */
@@ -223,6 +237,8 @@ static inline __attribute__((always_inline)) void attend_group(const struct atte
     size_t d = 0;
     for (; d + PARTS * V <= a->head_dim; d += PARTS * V)
         attend_mix(a, n, first, PARTS, d, lo, hi, inverse);
+    for (; PARTS > 2 && d + 2 * V <= a->head_dim; d += 2 * V)
+        attend_mix(a, n, first, 2, d, lo, hi, inverse);
     for (; d < a->head_dim; d += V)
         attend_mix(a, n, first, 1, d, lo, hi, inverse);
 }
