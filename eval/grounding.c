@@ -11,9 +11,7 @@
  * know nothing: flag everything; the answer's length; the checker with another source's passages (half the
  * sources further on, never its own), which shows how much of a score is style. One thread. */
 #include "ground_metrics.h"
-#include "run.h"
-
-#include <cairn/generator.h>
+#include "ground_set.h"
 
 #include <glob.h>
 #include <math.h>
@@ -23,30 +21,7 @@
 #define SOURCES_MAX 1000000u
 #define PIECE_MAX 60000u /* bytes of one passage given to the checker, below GROUND_SOURCE_BYTES_MAX */
 
-struct text_source {
-    char *key;
-    char **pieces; /* the passages */
-    size_t n, cap;
-};
-struct mark {
-    size_t start, end; /* code points */
-};
-struct judged_text {
-    uint32_t source;
-    char *question, *text;
-    bool positive;
-    struct mark *marks;
-    size_t n_marks, cap_marks;
-};
-struct ground_set {
-    struct text_source *sources;
-    struct judged_text *texts;
-    uint32_t *table; /* open addressing by key, at most half full; 0 empty, else index + 1 */
-    size_t n_sources, cap_sources, n_texts, cap_texts, n_table;
-    bool has_spans;
-};
-
-static void set_release(struct ground_set *s)
+void ground_set_release(struct ground_set *s)
 {
     for (size_t i = 0; i < s->n_sources; i++) {
         for (size_t k = 0; k < s->sources[i].n; k++)
@@ -328,7 +303,7 @@ static enum cairn_err each_file(const char *dir, const char *pattern, reader fn,
     return err;
 }
 
-static enum cairn_err set_read(struct ground_set *s, const char *dir, struct cairn_why *why)
+enum cairn_err ground_set_read(struct ground_set *s, const char *dir, struct cairn_why *why)
 {
     struct questions q = {.set = s};
     size_t n, m = 0;
@@ -361,6 +336,20 @@ done:
 }
 
 /* ---- running the checker ---- */
+
+enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s, size_t text, uint32_t source,
+                               const struct ground_trees *trees, struct cairn_why *why)
+{
+    const struct text_source *src = &s->sources[source];
+    struct ground_source given[GROUND_SOURCES_MAX];
+    *g = NULL;
+    if (src->n > GROUND_SOURCES_MAX)
+        return cairn_fail(why, CAIRN_EFULL, "%zu passages; the checker takes %u", src->n, GROUND_SOURCES_MAX);
+    for (size_t k = 0; k < src->n; k++)
+        given[k] = (struct ground_source){.text = cairn_str_of(src->pieces[k])};
+    struct ground_opts opts = {.question = cairn_str_of(s->texts[text].question), .trees = trees};
+    return grounding_open(g, given, src->n, &opts, why);
+}
 
 struct verdicts { /* of one way to score */
     struct gm_answer *answers;
@@ -395,25 +384,19 @@ static size_t marks_unite(const struct judged_text *t, bool *on, size_t bytes)
 
 enum way { CHECKER, LENGTH, SHUFFLED };
 
-static enum cairn_err check_one(const struct ground_set *s, size_t i, enum way way, struct verdicts *v,
-                                bool *on, struct cairn_why *why)
+static enum cairn_err check_one(const struct ground_set *s, size_t i, enum way way,
+                                const struct ground_trees *trees, struct verdicts *v, bool *on,
+                                struct cairn_why *why)
 {
     const struct judged_text *t = &s->texts[i];
     size_t len = strlen(t->text), n = 0;
     uint32_t from = t->source;
     if (way == SHUFFLED)
         from = (uint32_t)((from + (s->n_sources + 1) / 2) % s->n_sources);
-    const struct text_source *src = &s->sources[from];
-    struct ground_source given[GROUND_SOURCES_MAX];
     struct grounding *g = NULL;
     struct ground_sentence *list = NULL;
-    if (src->n > GROUND_SOURCES_MAX)
-        return cairn_fail(why, CAIRN_EFULL, "%zu passages; the checker takes %u", src->n, GROUND_SOURCES_MAX);
-    for (size_t k = 0; k < src->n; k++)
-        given[k] = (struct ground_source){.text = cairn_str_of(src->pieces[k])};
-    struct ground_opts opts = {.question = cairn_str_of(t->question)};
     int64_t begun = cairn_now_us();
-    enum cairn_err err = grounding_open(&g, given, src->n, &opts, why);
+    enum cairn_err err = ground_set_open(&g, s, i, from, trees, why);
     if (!err)
         err = grounding_check_text(g, (struct cairn_str){t->text, len}, &list, &n, NULL, why);
     v->took_us[i] = cairn_now_us() - begun;
@@ -454,6 +437,7 @@ static enum cairn_err check_one(const struct ground_set *s, size_t i, enum way w
 }
 
 static enum cairn_err check_all(const struct ground_set *s, enum way way, const struct options *o,
+                                const uint8_t *fold, const struct ground_trees *const trees[GM_FOLDS],
                                 struct verdicts *v, struct cairn_why *why)
 {
     static const char *const what[] = {"checking", "by length", "with other passages"};
@@ -469,7 +453,7 @@ static enum cairn_err check_all(const struct ground_set *s, enum way way, const 
     for (size_t i = 0; i < s->n_texts && !err; i++) {
         err = cairn_stopped(&run_stop, why);
         if (!err)
-            err = check_one(s, i, way, v, on, why);
+            err = check_one(s, i, way, trees[fold[s->texts[i].source]], v, on, why);
         progress(o, what[way], i + 1, s->n_texts);
     }
     progress_clear();
@@ -534,7 +518,8 @@ static const char *last_name(const char *path, size_t *len)
 static const char *const way_names[N_WAYS] = {"checker", "flag_everything", "length_only",
                                               "shuffled_context"};
 
-static enum cairn_err score_all(struct ground_set *s, const struct options *o, struct gm_result r[N_WAYS],
+static enum cairn_err score_all(struct ground_set *s, const struct options *o,
+                                const struct ground_trees *const trees[GM_FOLDS], struct gm_result r[N_WAYS],
                                 struct verdicts *first, double flagged[N_WAYS], struct cairn_why *why)
 {
     static const enum way ways[N_WAYS] = {CHECKER, CHECKER, LENGTH, SHUFFLED};
@@ -544,7 +529,7 @@ static enum cairn_err score_all(struct ground_set *s, const struct options *o, s
     for (size_t w = 0; w < N_WAYS && !err; w++) {
         struct verdicts v = {0}, *use = w <= 1 ? first : &v;
         if (w != 1)
-            err = check_all(s, ways[w], o, use, why);
+            err = check_all(s, ways[w], o, fold, trees, use, why);
         struct gm_set set = {.answers = use->answers,
                              .spans = use->spans,
                              .n_answers = s->n_texts,
@@ -618,13 +603,28 @@ static int report(const struct options *o, const struct ground_set *s, const str
     return finish_output(o);
 }
 
+int ground_set_report(const struct options *o, struct ground_set *s,
+                      const struct ground_trees *const trees[GM_FOLDS])
+{
+    struct cairn_why why = {0};
+    struct verdicts v = {0};
+    struct gm_result r[N_WAYS];
+    double flagged[N_WAYS];
+    enum cairn_err err = score_all(s, o, trees, r, &v, flagged, &why);
+    int code = err ? tell_err(o, err, &why) : report(o, s, r, &v, flagged);
+    verdicts_release(&v);
+    return code;
+}
+
 static const struct option_row rows[] = {
-    {"set",   "DIR", "RAGTruth, WiCE, BEGIN or SummEdits files",                      O_TEXT,  offsetof(struct options, set)  },
-    {"seed",  "N",   "of the folds and the bootstrap (default 1)",                    O_WHOLE, offsetof(struct options, seed) },
-    {"draws", "N",   "of the bootstrap over sources (default 1000; 0: no intervals)", O_WHOLE,
-     offsetof(struct options,                                                                                           k)    },
-    {"json",  NULL,  "one JSON object",                                               O_FLAG,  offsetof(struct options, json) },
-    {"quiet", NULL,  "no progress",                                                   O_FLAG,  offsetof(struct options, quiet)},
+    {"set",   "DIR",  "RAGTruth, WiCE, BEGIN or SummEdits files",                      O_TEXT,  offsetof(struct options, set)   },
+    {"model", "FILE", "a trained combiner (default: the weights set by hand)",         O_TEXT,
+     offsetof(struct options,                                                                                            models)},
+    {"seed",  "N",    "of the folds and the bootstrap (default 1)",                    O_WHOLE, offsetof(struct options, seed)  },
+    {"draws", "N",    "of the bootstrap over sources (default 1000; 0: no intervals)", O_WHOLE,
+     offsetof(struct options,                                                                                            k)     },
+    {"json",  NULL,   "one JSON object",                                               O_FLAG,  offsetof(struct options, json)  },
+    {"quiet", NULL,   "no progress",                                                   O_FLAG,  offsetof(struct options, quiet) },
 };
 #define N_ROWS (sizeof rows / sizeof *rows)
 
@@ -648,14 +648,15 @@ int eval_grounding(int argc, char **argv)
     run_watch();
     struct cairn_why why = {0};
     struct ground_set s = {0};
-    struct verdicts v = {0};
-    struct gm_result r[N_WAYS];
-    double flagged[N_WAYS];
-    enum cairn_err err = set_read(&s, o.set, &why);
+    struct ground_trees *model = NULL;
+    enum cairn_err err = o.models ? ground_trees_open(&model, o.models, &why) : CAIRN_OK;
     if (!err)
-        err = score_all(&s, &o, r, &v, flagged, &why);
-    code = err ? tell_err(&o, err, &why) : report(&o, &s, r, &v, flagged);
-    verdicts_release(&v);
-    set_release(&s);
+        err = ground_set_read(&s, o.set, &why);
+    const struct ground_trees *trees[GM_FOLDS];
+    for (size_t f = 0; f < GM_FOLDS; f++)
+        trees[f] = model;
+    code = err ? tell_err(&o, err, &why) : ground_set_report(&o, &s, trees);
+    ground_set_release(&s);
+    ground_trees_close(model);
     return code;
 }
