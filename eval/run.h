@@ -79,6 +79,7 @@ int finish_output(const struct options *o);
 
 int eval_retrieval(int argc, char **argv);
 int eval_answers(int argc, char **argv);
+int eval_grounding(int argc, char **argv);
 int bench_probe(const struct options *o);
 int bench_index(int argc, char **argv);
 

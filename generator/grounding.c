@@ -12,6 +12,7 @@
  * orders. */
 #include "grounding_internal.h"
 #include "grounding_weights.h"
+#include "trees.h"
 #include "typed.h"
 #include "words.h"
 
@@ -92,6 +93,7 @@ struct grounding {
     struct encoder *embedder;
     uint32_t dim;
     float baseline, support_min;
+    const struct ground_trees *trees; /* BORROWED */
     struct gsource *sources;
     size_t n_sources;
     struct gword *words;
@@ -589,6 +591,7 @@ enum cairn_err grounding_open(struct grounding **out, const struct ground_source
     g->support_min = o && o->support_min > 0 ? o->support_min : GROUND_SUPPORT_MIN;
     g->embedder = o ? o->embedder : NULL;
     g->baseline = o ? o->embed_baseline : 0;
+    g->trees = o ? o->trees : NULL;
     g->n_sources = n;
     enum cairn_err err = cairn_analyzer_open(
         &g->analyzer, &(struct cairn_analyzer_opts){.language = language, .keep_stopwords = true}, why);
@@ -1775,7 +1778,7 @@ static bool fragment_answers(const struct grounding *g, const struct finding *d)
 /* What a proof has decided stands above the sum. */
 static float judge(const struct grounding *g, const struct finding *d, bool with_cosine)
 {
-    float p = grounding_combine(d->f, with_cosine);
+    float p = g->trees ? trees_support(g->trees, d->f) : grounding_combine(d->f, with_cosine);
     if (g->c.cut)
         return fminf(p, 0.3f);
     if (d->f[GF_NUM] > 0 || d->f[GF_QUOTE] > 0)

@@ -1,6 +1,6 @@
 /* api/cli/main.c - the `cairn` command: finds the command, reads its options, runs it. The only file that
  * knows of the room above
- * (`eval`, `bench`). */
+ * (`eval`, `train`, `bench`). */
 #include "cli.h"
 
 #include <stdlib.h>
@@ -17,8 +17,9 @@ static const struct {
     const char *name, *summary;
     int (*run)(int argc, char **argv);
 } above[] = {
-    {"eval",  "judge retrieval or answers against a set of questions", eval_main },
-    {"bench", "measure this machine; `bench index`: the vector index", bench_main}
+    {"eval",  "judge retrieval, answers or the grounding checker against a set", eval_main },
+    {"train", "fit the grounding checker to judged sets",                        train_main},
+    {"bench", "measure this machine; `bench index`: the vector index",           bench_main}
 };
 #endif
 

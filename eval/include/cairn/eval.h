@@ -1,4 +1,5 @@
-/* cairn/eval.h - measures of retrieval and of answers, and the two commands `cairn eval` and `cairn bench`.
+/* cairn/eval.h - measures of retrieval and of answers, and the commands `cairn eval`, `cairn train` and
+ * `cairn bench`.
  * The measures are pure functions over values given to them; they are equal to trec_eval 9 and to SQuAD's
  * evaluate-v2.0 (tests/golden/eval/reference.py says how that is shown). Threads: everything here may be
  * called from any thread; a struct given to a call belongs to the caller. COPIED / OWNED / BORROWED as in
@@ -128,8 +129,10 @@ void eval_citations(const struct eval_cited *sentences, size_t n, double *precis
 /* ---- commands
  * ------------------------------------------------------------------------------------------------ */
 
-/* argv[0] is "eval" or "bench". Return the exit code: 0 done, 1 failed, 2 wrong usage, 3 not found. */
+/* argv[0] is "eval", "train" or "bench". Return the exit code: 0 done, 1 failed, 2 wrong usage, 3 not found.
+ */
 int eval_main(int argc, char **argv);
 int bench_main(int argc, char **argv);
+int train_main(int argc, char **argv);
 
 #endif

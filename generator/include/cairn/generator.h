@@ -57,6 +57,10 @@ struct grounding; /* sources prepared once, sentences checked one by one */
 #define GROUND_TEXT_BYTES_MAX (256u * 1024u)
 #define GROUND_CLAIM_WORDS_MAX                                                                               \
     512u /* a longer sentence is unsupported: what is not read is not vouched for */
+struct ground_trees; /* a trained combiner, from `cairn train grounding`; read-only, shared by any threads */
+CAIRN_MUST_USE enum cairn_err ground_trees_open(struct ground_trees **out, const char *path,
+                                                struct cairn_why *why);
+void ground_trees_close(struct ground_trees *t);
 struct ground_opts {
     struct encoder *embedder;  /* BORROWED; NULL: no embedding support signal */
     const char *language;      /* stemming; NULL: english */
@@ -64,6 +68,7 @@ struct ground_opts {
     float support_min;         /* 0: config default */
     float embed_baseline; /* cosine of unrelated sentences under the embedder (grounding_embed_baseline); 0:
                              measured on first use */
+    const struct ground_trees *trees; /* BORROWED until close; NULL: the weights set by hand */
 };
 /* Mean cosine of a few unrelated sentences: what "no similarity" looks like under this model. */
 CAIRN_MUST_USE enum cairn_err grounding_embed_baseline(struct encoder *e, float *out, struct cairn_why *why);

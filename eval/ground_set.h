@@ -1,0 +1,45 @@
+/* eval/ground_set.h - a judged grounding set in memory, shared by `cairn eval grounding` and `cairn train
+ * grounding`; grounding.c reads it. */
+#ifndef CAIRN_EVAL_GROUND_SET_H
+#define CAIRN_EVAL_GROUND_SET_H
+
+#include "ground_metrics.h"
+#include "run.h"
+
+#include <cairn/generator.h>
+
+struct text_source {
+    char *key;
+    char **pieces; /* the passages */
+    size_t n, cap;
+};
+struct mark {
+    size_t start, end; /* code points */
+};
+struct judged_text {
+    uint32_t source;
+    char *question, *text;
+    bool positive;
+    struct mark *marks;
+    size_t n_marks, cap_marks;
+};
+struct ground_set {
+    struct text_source *sources;
+    struct judged_text *texts;
+    uint32_t *table; /* open addressing by key, at most half full; 0 empty, else index + 1 */
+    size_t n_sources, cap_sources, n_texts, cap_texts, n_table;
+    bool has_spans;
+};
+
+/* *s zeroed before; release it also after a failure. */
+CAIRN_MUST_USE enum cairn_err ground_set_read(struct ground_set *s, const char *dir, struct cairn_why *why);
+void ground_set_release(struct ground_set *s);
+/* A checker for text number `text` over the passages of `source` (its own, or another's). */
+CAIRN_MUST_USE enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s, size_t text,
+                                              uint32_t source, const struct ground_trees *trees,
+                                              struct cairn_why *why);
+/* Measures and prints; o: set, seed, k (draws), json. trees: of each fold, NULL the weights set by hand. */
+int ground_set_report(const struct options *o, struct ground_set *s,
+                      const struct ground_trees *const trees[GM_FOLDS]);
+
+#endif

@@ -1,0 +1,6 @@
+if(TARGET cairn_eval_metrics)
+    cairn_test(test_ground_metrics SOURCES unit/test_ground_metrics.c LIBS cairn_eval_metrics LABELS quick)
+    target_include_directories(test_ground_metrics PRIVATE ${CMAKE_SOURCE_DIR}/eval)
+endif()
+cairn_test(test_grounding_trees SOURCES unit/test_grounding_trees.c LIBS cairn_generator LABELS quick)
+target_include_directories(test_grounding_trees PRIVATE ${CMAKE_SOURCE_DIR}/generator)
