@@ -414,6 +414,29 @@ static void recall_is_measured_when_idle_by_band(void **state)
     fix_close(&f);
 }
 
+static void upkeep_merges_what_was_put(void **state)
+{
+    UNUSED_STATE(state);
+    static const char *const small[] = {"index.merge_rows_min=20", NULL};
+    struct fix f = fix_open(small);
+    put_random(f.s, "cosine", 9);
+    json_t *before = fix_call(f.s, "server.stats", "{}");
+    CHECK_I64_EQ(j_int(json_object_get(before, "store"), "n_delta"), N);
+    (void)upkeep_round(f.s->upkeep);
+    json_t *after = fix_call(f.s, "server.stats", "{}");
+    CHECK_I64_EQ(j_int(json_object_get(after, "store"), "n_delta"), 0);
+    CHECK_I64_EQ(j_int(json_object_get(after, "store"), "n_segments"), 1);
+    CHECK_I64_EQ(j_int(json_object_get(after, "merge"), "n_merges"), 1);
+    CHECK_I64_EQ(j_int(after, "generation"), j_int(before, "generation"));
+    (void)upkeep_round(f.s->upkeep); /* nothing new: nothing to do */
+    json_decref(after);
+    after = fix_call(f.s, "server.stats", "{}");
+    CHECK_I64_EQ(j_int(json_object_get(after, "merge"), "n_merges"), 1);
+    json_decref(before);
+    json_decref(after);
+    fix_close(&f);
+}
+
 static void a_full_queue_drops_and_a_small_share_samples_few(void **state)
 {
     UNUSED_STATE(state);
@@ -530,6 +553,7 @@ int main(void)
         TEST(exact_is_what_the_planner_finds_in_small_sets),
         TEST(recall_is_measured_when_idle_by_band),
         TEST(a_full_queue_drops_and_a_small_share_samples_few),
+        TEST(upkeep_merges_what_was_put),
         TEST(a_failed_merge_is_tried_again_later_and_later),
         TEST(the_thread_starts_and_stops_under_load),
     };
