@@ -323,7 +323,7 @@ float vdot_quantise(const float *v, size_t n, int8_t *codes)
 {
     float most = 0;
     for (size_t i = 0; i < n; i++)
-        most = fmaxf(most, fabsf(v[i]));
+        most = fabsf(v[i]) > most ? fabsf(v[i]) : most;
     float scale = most / 127.0f;
     if (!(scale > 0)) { /* a zero row, or one so small that its scale underflows */
         memset(codes, 0, n);

@@ -179,15 +179,29 @@ const uint8_t *vseg_row_slow(const struct vseg *s, enum vseg_part part, uint32_t
 
 /* ---- rotation and codes ---- */
 
-static void hadamard(float *v, uint32_t n)
+static void butterflies(float *restrict a, float *restrict b, uint32_t n)
 {
-    for (uint32_t h = 1; h < n; h *= 2)
+    for (uint32_t i = 0; i < n; i++) {
+        float x = a[i], y = b[i];
+        a[i] = x + y;
+        b[i] = x - y;
+    }
+}
+
+static void hadamard(float *v, uint32_t n) /* n: a power of two */
+{
+    uint32_t h = 1;
+    for (; n >= 4 && h == 1; h = 4) /* the first two stages at once: too short for vectors */
+        for (uint32_t i = 0; i < n; i += 4) {
+            float a = v[i] + v[i + 1], b = v[i] - v[i + 1], c = v[i + 2] + v[i + 3], d = v[i + 2] - v[i + 3];
+            v[i] = a + c;
+            v[i + 1] = b + d;
+            v[i + 2] = a - c;
+            v[i + 3] = b - d;
+        }
+    for (; h < n; h *= 2)
         for (uint32_t i = 0; i < n; i += 2 * h)
-            for (uint32_t j = i; j < i + h; j++) {
-                float a = v[j], b = v[j + h];
-                v[j] = a + b;
-                v[j + h] = a - b;
-            }
+            butterflies(v + i, v + i + h, h);
     float f = 1.0f / sqrtf((float)n);
     for (uint32_t i = 0; i < n; i++)
         v[i] *= f;
