@@ -12,4 +12,4 @@ target_include_directories(crash_store PRIVATE ${index_include} ${CMAKE_SOURCE_D
 cairn_test(soak_index SOURCES soak/soak_index.c LIBS ${index_libs} LABELS slow ARGS 10 TIMEOUT 300)
 target_include_directories(soak_index PRIVATE ${index_include} ${CMAKE_SOURCE_DIR}/tests/unit)
 cairn_test(test_merge_fault SOURCES fault/test_merge_fault.c LIBS ${index_libs} LABELS quick TIMEOUT 600)
-target_include_directories(test_merge_fault PRIVATE ${CMAKE_SOURCE_DIR}/tests/unit)
+target_include_directories(test_merge_fault PRIVATE ${index_include} ${CMAKE_SOURCE_DIR}/tests/unit)
