@@ -688,9 +688,9 @@ enum cairn_err vindex_search(const struct vindex_ref *x, const struct vindex_que
     float norm = vindex_norm(q->v, x->dim), *row = cairn_reallocarray(NULL, x->dim, sizeof(float));
     if (!row)
         return cairn_fail(why, CAIRN_ENOMEM, "no memory for a vector search of %zu hits", q->k);
-    if (q->exact) {
+    if (q->exact || (set->n && q->k > VSEG_HITS_MAX)) {
         plan->path = "exact";
-        plan->reason = "asked for";
+        plan->reason = q->exact ? "asked for" : "more hits than a walk keeps";
         err = search_exact(x, q, set, norm, row, &top, why);
         plan->n_scored = q->filter->n;
     } else {

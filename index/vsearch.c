@@ -134,6 +134,7 @@ struct search {
     struct cairn_why *why;
     const int8_t *q;
     uint32_t pad, links_at, n_pool, cap; /* cap: width of the pool */
+    uint32_t n_hits;                     /* wanted */
     float qscale;
     bool tail;
     uint64_t n_scored;
@@ -431,29 +432,37 @@ static enum cairn_err graph(struct search *h)
         forget(h->x);
         if (!err && !all)
             err = pool_filter(h);
-        enough = all || h->n_pool >= h->w->ef / 2 || h->cap >= POOL_MAX || h->cap >= h->s->rec.n;
+        enough = all || (h->n_pool >= h->w->ef / 2 && h->n_pool >= h->n_hits) || h->cap >= POOL_MAX ||
+                 h->cap >= h->s->rec.n;
         if (!enough)
             h->cap = h->cap * 2 > POOL_MAX ? POOL_MAX : h->cap * 2;
     }
     return err;
 }
 
-/* Enters at the first rows of the nearest lists that the filter lets through. */
+/* Enters at the first rows of the nearest lists that the filter lets through; looks at all lists only when
+ * the near ones hold none. */
 static enum cairn_err two_hop(struct search *h)
 {
-    uint32_t n, entries = 0;
-    enum cairn_err err = rank_lists(h, h->s->rec.n_lists, &n);
-    for (uint32_t i = 0; i < n && entries < 16 && !err; i++) {
-        uint32_t from, to, medoid;
-        err = list_get(h, h->x->lists[i].row, &from, &to, &medoid);
-        for (uint32_t row = from; row < to && entries < 16 && !err; row++) {
-            bool yes;
-            err = passes(h, row, &yes);
-            if (!err && yes) {
-                entries++;
-                err = enter(h, row);
+    enum { NEAR = 32, ENTRIES = 16 };
+    uint32_t entries = 0, n_lists = h->s->rec.n_lists;
+    enum cairn_err err = CAIRN_OK;
+    for (uint32_t want = n_lists < NEAR ? n_lists : NEAR; entries == 0 && !err; want = n_lists) {
+        uint32_t n, from, to, medoid;
+        err = rank_lists(h, want, &n);
+        for (uint32_t i = 0; i < n && entries < ENTRIES && !err; i++) {
+            err = list_get(h, h->x->lists[i].row, &from, &to, &medoid);
+            for (uint32_t row = from; row < to && entries < ENTRIES && !err; row++) {
+                bool yes;
+                err = passes(h, row, &yes);
+                if (!err && yes) {
+                    entries++;
+                    err = enter(h, row);
+                }
             }
         }
+        if (want == n_lists)
+            break;
     }
     return err ? err : walk(h, true);
 }
@@ -480,15 +489,22 @@ static enum cairn_err score_run(struct search *h, uint32_t from, uint32_t to)
     return CAIRN_OK;
 }
 
-static enum cairn_err ivf(struct search *h)
+/* The nprobe nearest lists, and further ones while they held too few rows that pass. */
+static enum cairn_err ivf(struct search *h, uint32_t *n_read)
 {
-    uint32_t n, from, to, medoid;
-    enum cairn_err err =
-        rank_lists(h, h->w->nprobe < h->s->rec.n_lists ? h->w->nprobe : h->s->rec.n_lists, &n);
-    for (uint32_t i = 0; i < n && !err; i++) {
-        err = list_get(h, h->x->lists[i].row, &from, &to, &medoid);
-        if (!err)
-            err = score_run(h, from, to);
+    uint32_t n, from, to, medoid, n_lists = h->s->rec.n_lists;
+    uint32_t want = h->w->nprobe < n_lists ? h->w->nprobe : n_lists;
+    enum cairn_err err = CAIRN_OK;
+    for (bool again = true; again && !err; want = n_lists) {
+        h->n_pool = 0;
+        err = rank_lists(h, want, &n);
+        for (*n_read = 0; *n_read < n && (*n_read < h->w->nprobe || h->n_pool < h->n_hits) && !err;
+             ++*n_read) {
+            err = list_get(h, h->x->lists[*n_read].row, &from, &to, &medoid);
+            if (!err)
+                err = score_run(h, from, to);
+        }
+        again = h->n_pool < h->n_hits && want < n_lists;
     }
     return err;
 }
@@ -646,7 +662,9 @@ enum cairn_err vseg_search(const struct vseg *s, const struct vwalk *w, struct v
     h.qscale = vseg_encode(&s->rec, w->v, x->tmp, x->codes);
     enum path path = choose(w, &s->rec, plan);
     plan->path = names[path];
-    uint32_t k = top->k < POOL_MAX / 2 ? (uint32_t)top->k : POOL_MAX / 2, n_rank;
+    uint32_t k = (uint32_t)top->k, n_rank;
+    CAIRN_CHECK(top->k <= VSEG_HITS_MAX);
+    h.n_hits = k;
     /* Rows that do not pass, dead ones too, stand in the pool of a plain walk: it must be wider by as much.
      */
     double share = w->share * (s->rec.n - s->rec.dead) / s->rec.n;
@@ -670,8 +688,7 @@ enum cairn_err vseg_search(const struct vseg *s, const struct vwalk *w, struct v
         err = score_run(&h, 0, s->rec.n);
         break;
     case BY_IVF:
-        err = ivf(&h);
-        plan->nprobe = w->nprobe < s->rec.n_lists ? w->nprobe : s->rec.n_lists;
+        err = ivf(&h, &plan->nprobe);
         break;
     case BY_TWO_HOP:
         err = two_hop(&h);
@@ -681,6 +698,16 @@ enum cairn_err vseg_search(const struct vseg *s, const struct vwalk *w, struct v
         err = graph(&h);
         plan->ef = h.cap;
         break;
+    }
+    if (!err && h.n_pool < k && (path == BY_TWO_HOP || path == BY_GRAPH)) {
+        /* the rows that pass lie apart, or there are not as many: every one of them is looked at */
+        plan->reason = "the walk found too few";
+        plan->path = names[BY_SCAN];
+        forget(x);
+        h.n_pool = 0;
+        err = members(&h, &m);
+        if (!err)
+            err = scan(&h, m);
     }
     forget(x);
     plan->n_scored += h.n_scored;

@@ -27,6 +27,7 @@
 #define VSEG_ROWS_MAX (1u << 24)
 #define VSEG_LISTS_MAX 4096u
 #define VSEG_LINKS_MAX 64u
+#define VSEG_HITS_MAX 4096u /* of one search; more are found exactly */
 #define VSEG_NONE UINT32_MAX
 
 /* hot: u8 codes padded to 64, u32 links, for dot and L2 then f32 scale and f32 bias, padded to 64

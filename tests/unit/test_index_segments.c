@@ -47,9 +47,11 @@ static void corpus_put(struct corpus *c, uint64_t from, uint64_t to, uint64_t co
         CHECK_OK(store_batch_begin(&b, c->f.s, &why));
         for (uint64_t end = i + 500; i < to && i < end; i++) {
             char id[24];
-            struct cairn_str who[6] = {STR("all")};
+            struct cairn_str who[7] = {STR("all")};
             size_t n = 1;
             uint64_t seed = i + 99, r = test_rand(&seed) % 1000;
+            if (i % 40 == 3) /* one of the centres */
+                who[n++] = STR("topic");
             if (r < 500)
                 who[n++] = STR("half");
             if (r < 200)
@@ -316,8 +318,42 @@ static void filters_of_every_width_find_what_they_let_through(void **state)
         print_message("%s: %.3f\n", widths[i].who, r);
         CHECK_GE(r, 0.95);
     }
+    CHECK_GE(recall(&c, "topic", NULL, NULL), 0.95); /* far from most queries, all in one place */
     CHECK_GE(recall(&c, "nobody", NULL, NULL), 1); /* nothing wanted, nothing found */
     CHECK_GE(recall(&c, "fifth", &(struct vector_how){.kind = VECTOR_IVF, .nprobe = 4096}, "ivf"), 0.99);
+    corpus_release(&c);
+}
+
+static void as_many_hits_come_as_are_asked_for(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct corpus c = corpus_new(16, METRIC_COSINE);
+    corpus_put(&c, 0, 6000, 1);
+    corpus_merge(&c, true);
+    static const char *const who[] = {"all", "half", "twentieth", "topic"};
+    struct store_hit *hits = cairn_reallocarray(NULL, 6000, sizeof(*hits));
+    float q[16];
+    clustered(9, 16, q);
+    for (size_t i = 0; i < sizeof(who) / sizeof(who[0]); i++) {
+        static const size_t ks[] = {1, 10, 150, 2000, 4096, 4097, 6000};
+        struct store_view *v;
+        struct store_filter *f;
+        struct cairn_str name = STR(who[i]);
+        CHECK_OK(store_view_begin(&v, c.f.s, &why));
+        CHECK_OK(store_filter_open(&f, v, "v", &(struct store_caller){.principals = &name, .n_principals = 1},
+                                   &why));
+        for (int kind = VECTOR_AUTO; kind <= VECTOR_IVF; kind++)
+            for (size_t k = 0; k < sizeof(ks) / sizeof(ks[0]); k++) {
+                size_t n;
+                struct vector_how how = {.kind = (enum vector_kind)kind, .ef = 1, .nprobe = 1};
+                CHECK_OK(store_search_vector(v, "v", q, 16, f, ks[k], &how, hits, &n, NULL, NULL, &why));
+                CHECK_U64_EQ(n, ks[k] < store_filter_count(f) ? ks[k] : store_filter_count(f));
+            }
+        store_filter_close(f);
+        store_view_end(v);
+    }
+    cairn_free(hits);
     corpus_release(&c);
 }
 
@@ -539,6 +575,7 @@ int main(void)
         TEST(a_merge_changes_speed_and_never_content),
         TEST(building_does_not_depend_on_threads),
         TEST(filters_of_every_width_find_what_they_let_through),
+        TEST(as_many_hits_come_as_are_asked_for),
         TEST(deletes_and_reinserts_keep_recall),
         TEST(copies_of_one_vector_hide_nobody),
         TEST(segments_stay_few_while_rows_come),
