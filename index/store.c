@@ -60,7 +60,7 @@ const struct cairn_conf index_conf[] = {
      "vector search: candidates by int8 codes per hit, ranked again by f32"                                                            },
     {"index.ef_search",                 100,       1,       4096,       true,  "width of a graph search: higher finds more, costs time"},
     {"index.nprobe",                    16,        1,       4096,       true,  "lists that an IVF search reads"                        },
-    {"index.scan_rows_max",             4000,      0,       1000000,    true,  "filters of up to so many rows are scanned, not walked" },
+    {"index.scan_rows_max",             16384,     0,       1000000,    true,  "filters of up to so many rows are scanned, not walked" },
     {"index.links",                     32,        4,       64,         true,  "links per row of segments built from now on"           },
     {"index.build_width",               200,       16,      1000,       true,  "candidates looked at when a row is linked"             },
     {"index.merge_rows_min",            2048,      1,       1000000,    true,  "rows of the delta from which on they are merged"       },
