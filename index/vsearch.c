@@ -10,6 +10,7 @@
 #include "vseg.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #define POOL_MAX 16384u
 #define IDLE_MAX 8u
@@ -509,6 +510,12 @@ static enum cairn_err ivf(struct search *h, uint32_t *n_read)
     return err;
 }
 
+static int by_row(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
 /* The filter's rows in this segment; looked up once per filter. */
 static enum cairn_err members(struct search *h, const struct vmembers **out)
 {
@@ -545,13 +552,14 @@ static enum cairn_err members(struct search *h, const struct vmembers **out)
         if (id == UINT32_MAX)
             break;
     }
+    qsort(m->rows, m->n, sizeof(*m->rows), by_row); /* memory is read in its own order */
     *out = m;
     return CAIRN_OK;
 }
 
 static enum cairn_err scan(struct search *h, const struct vmembers *m)
 {
-    enum { AHEAD = 8, STEP = 8 };
+    enum { STEP = 8 };
     for (uint32_t i = 0; i < m->n; i += STEP) {
         const uint8_t *at[STEP];
         uint32_t n = m->n - i < STEP ? m->n - i : STEP;
@@ -676,6 +684,8 @@ enum cairn_err vseg_search(const struct vseg *s, const struct vwalk *w, struct v
     h.cap = width > POOL_MAX ? POOL_MAX : (uint32_t)width;
     n_rank = 24 + (w->ef > 24 ? (w->ef - 24) / 4 : 0);
     n_rank = n_rank < 2 * k ? 2 * k : n_rank;
+    if (path == BY_SCAN && n_rank > 24 && 2 * k <= 24)
+        n_rank = 24; /* all codes were seen: enough on every set tried, whatever the width asked for */
     if (path == BY_SCAN || path == BY_FLAT || path == BY_IVF)
         h.cap = n_rank;
     if (h.cap > s->rec.n)
