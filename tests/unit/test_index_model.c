@@ -195,12 +195,13 @@ static void the_store_agrees_with_an_oracle(void **state)
     const char *env = getenv("CAIRN_TEST_SEED"), *env_ops = getenv("CAIRN_TEST_OPS");
     uint64_t seed = env ? strtoull(env, NULL, 10) | 1 : 20261121;
     unsigned ops = env_ops ? (unsigned)strtoul(env_ops, NULL, 10) : 1500, version = 0, batches = 0,
-             reopened = 0;
+             reopened = 0, merges = 0;
     print_message("seed %llu, %u operations\n", (unsigned long long)seed, ops);
     struct fixture f = fixture_new();
     struct model m = {
         .is_public = {true, false}
     };
+    CHECK_OK(cairn_config_set(f.config, "index.merge_rows_min", "8", &why));
     fixture_open(&f);
     make_collection(&f, coll_names[0], DIM, true);
     make_collection(&f, coll_names[1], 0, false);
@@ -216,6 +217,12 @@ static void the_store_agrees_with_an_oracle(void **state)
             CHECK_OK(store_batch_commit(b, NULL, &why));
             m = draft;
         }
+        if (test_rand(&seed) % 3 == 0) {
+            uint32_t merged;
+            struct store_merge_opts o = {.full = test_rand(&seed) % 2};
+            CHECK_OK(store_merge(f.s, NULL, &o, NULL, NULL, NULL, &merged, &why));
+            merges += merged;
+        }
         compare(&f, &m, &seed);
         if (test_rand(&seed) % 10 == 0) {
             fixture_close(&f);
@@ -226,7 +233,8 @@ static void the_store_agrees_with_an_oracle(void **state)
         if (batches % 20 == 0)
             fixture_check_clean(&f);
     }
-    print_message("%u batches, reopened %u times\n", batches, reopened);
+    print_message("%u batches, reopened %u times, %u segments made\n", batches, reopened, merges);
+    CHECK_GE(merges, ops / 200);
     fixture_check_clean(&f);
     fixture_release(&f);
 }
