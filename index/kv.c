@@ -155,33 +155,31 @@ static enum cairn_err key_val(const struct kv_key *key, enum kv_db db, MDB_val *
     return CAIRN_OK;
 }
 
-enum cairn_err kv_get(struct kv *kv, enum kv_db db, const struct kv_key *key, struct cairn_str *payload,
-                      struct cairn_why *why)
+enum cairn_err kv_get_raw(struct kv *kv, enum kv_db db, const struct kv_key *key, struct cairn_str *value,
+                          struct cairn_why *why)
 {
     MDB_val k, v;
-    *payload = (struct cairn_str){"", 0};
+    *value = (struct cairn_str){"", 0};
     enum cairn_err err = key_val(key, db, &k, why);
     if (err)
         return err;
     int rc = mdb_get(kv->txn, kv->dbi[db], &k, &v);
-    return rc ? fail_rc(kv, rc, db, why) : verify(db, &k, &v, payload, why);
-}
-
-enum cairn_err kv_put(struct kv *kv, enum kv_db db, const struct kv_key *key, const void *payload, size_t len,
-                      struct cairn_why *why)
-{
-    MDB_val k, v = {len + KV_CHECKSUM_BYTES, NULL};
-    enum cairn_err err = key_val(key, db, &k, why);
-    if (err)
-        return err;
-    int rc = mdb_put(kv->txn, kv->dbi[db], &k, &v, MDB_RESERVE);
     if (rc)
         return fail_rc(kv, rc, db, why);
-    uint64_t sum = checksum(db, key->b, key->len, payload, len);
-    memcpy(v.mv_data, &sum, sizeof(sum));
-    if (len)
-        memcpy((char *)v.mv_data + KV_CHECKSUM_BYTES, payload, len);
+    *value = (struct cairn_str){v.mv_data, v.mv_size};
     return CAIRN_OK;
+}
+
+enum cairn_err kv_get(struct kv *kv, enum kv_db db, const struct kv_key *key, struct cairn_str *payload,
+                      struct cairn_why *why)
+{
+    struct cairn_str value;
+    enum cairn_err err = kv_get_raw(kv, db, key, &value, why);
+    *payload = (struct cairn_str){"", 0};
+    if (err)
+        return err;
+    MDB_val k = {key->len, (void *)(uintptr_t)key->b}, v = {value.len, (void *)(uintptr_t)value.p};
+    return verify(db, &k, &v, payload, why);
 }
 
 enum cairn_err kv_reserve(struct kv *kv, enum kv_db db, const struct kv_key *key, size_t len, uint8_t **out,
@@ -197,18 +195,17 @@ enum cairn_err kv_reserve(struct kv *kv, enum kv_db db, const struct kv_key *key
     return rc ? fail_rc(kv, rc, db, why) : CAIRN_OK;
 }
 
-enum cairn_err kv_get_raw(struct kv *kv, enum kv_db db, const struct kv_key *key, struct cairn_str *value,
-                          struct cairn_why *why)
+enum cairn_err kv_put(struct kv *kv, enum kv_db db, const struct kv_key *key, const void *payload, size_t len,
+                      struct cairn_why *why)
 {
-    MDB_val k, v;
-    *value = (struct cairn_str){"", 0};
-    enum cairn_err err = key_val(key, db, &k, why);
+    uint8_t *out;
+    enum cairn_err err = kv_reserve(kv, db, key, len + KV_CHECKSUM_BYTES, &out, why);
     if (err)
         return err;
-    int rc = mdb_get(kv->txn, kv->dbi[db], &k, &v);
-    if (rc)
-        return fail_rc(kv, rc, db, why);
-    *value = (struct cairn_str){v.mv_data, v.mv_size};
+    uint64_t sum = checksum(db, key->b, key->len, payload, len);
+    memcpy(out, &sum, sizeof(sum));
+    if (len)
+        memcpy(out + KV_CHECKSUM_BYTES, payload, len);
     return CAIRN_OK;
 }
 
