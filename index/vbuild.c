@@ -45,19 +45,22 @@ struct build {
     uint32_t *entry; /* of each list: the first row that was inserted, or NONE */
     uint32_t start;  /* some inserted row */
     const uint32_t *batch;
-    uint32_t n_batch;
     struct edge *edges;
     size_t n_edges;
     uint32_t *heads; /* where a target's edges begin */
     size_t n_heads;
     struct worker *workers;
     struct cairn_pool *pool;
-    atomic_bool failed;
     int64_t worked_from;
 };
 struct edge {
     uint32_t to, from;
 };
+
+static enum cairn_err no_memory(struct cairn_why *why)
+{
+    return cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
+}
 
 static inline uint8_t *hot(const struct build *x, uint32_t row)
 {
@@ -123,7 +126,7 @@ static enum cairn_err choose_scale(struct build *x, struct cairn_why *why)
     uint32_t rows = x->n < 512 ? x->n : 512, dim = r->dim;
     float *all = cairn_reallocarray(NULL, (size_t)rows * dim, sizeof(float));
     if (!all)
-        return cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
+        return no_memory(why);
     for (uint32_t i = 0; i < rows; i++) {
         const float *v = x->v + (size_t)(uint32_t)((uint64_t)i * x->n / rows) * dim;
         float *t = all + (size_t)i * dim, norm = sqrtf(x->k->dotf(v, v, dim));
@@ -140,12 +143,6 @@ static enum cairn_err choose_scale(struct build *x, struct cairn_why *why)
     return CAIRN_OK;
 }
 
-static void *fail_alloc(struct cairn_why *why)
-{
-    (void)cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
-    return NULL;
-}
-
 /* Centroids of a sample into PART_LISTS, as codes. */
 static enum cairn_err make_lists(struct build *x, struct cairn_why *why)
 {
@@ -157,9 +154,7 @@ static enum cairn_err make_lists(struct build *x, struct cairn_why *why)
     float *train = cairn_reallocarray(NULL, (size_t)n_train * dim, sizeof(float));
     float *centroids = cairn_calloc((size_t)k * dim, sizeof(float));
     x->b->part[PART_LISTS] = cairn_calloc(k, vseg_stride(r, PART_LISTS));
-    enum cairn_err err = train && centroids && x->b->part[PART_LISTS]
-                             ? CAIRN_OK
-                             : cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
+    enum cairn_err err = train && centroids && x->b->part[PART_LISTS] ? CAIRN_OK : no_memory(why);
     for (uint32_t i = 0; i < n_train && !err; i++) {
         const float *v = x->v + (size_t)(uint32_t)((uint64_t)i * x->n / n_train) * dim;
         float norm = r->metric == METRIC_COSINE ? sqrtf(x->k->dotf(v, v, dim)) : 1;
@@ -175,7 +170,7 @@ static enum cairn_err make_lists(struct build *x, struct cairn_why *why)
     }
     float *tmp = cairn_reallocarray(NULL, dim, sizeof(float));
     if (!tmp && !err)
-        err = cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
+        err = no_memory(why);
     for (uint32_t i = 0; i < k && !err; i++) {
         int8_t codes[VECTOR_DIM_MAX];
         uint8_t *out = x->b->part[PART_LISTS] + (size_t)i * vseg_stride(r, PART_LISTS);
@@ -236,7 +231,7 @@ static enum cairn_err sort_rows(struct build *x, struct cairn_why *why)
     if (!count || !first) {
         cairn_free(count);
         cairn_free(first);
-        return cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
+        return no_memory(why);
     }
     for (uint32_t i = 0; i < x->n; i++)
         count[x->list_of[i]]++;
@@ -502,7 +497,6 @@ static enum cairn_err insert_all(struct build *x, const uint32_t *order, struct 
         n = n < x->n - done ? n : x->n - done;
         n = n > 4096 ? 4096 : n;
         x->batch = order + done;
-        x->n_batch = n;
         cairn_pool_run(x->pool, n, 16, link_batch, x);
         size_t want = (size_t)n * x->o->links;
         if (want > cap) {
@@ -511,7 +505,7 @@ static enum cairn_err insert_all(struct build *x, const uint32_t *order, struct 
             x->edges = cairn_reallocarray(NULL, want, sizeof(*x->edges));
             x->heads = cairn_reallocarray(NULL, want, sizeof(*x->heads));
             if (!x->edges || !x->heads)
-                return cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
+                return no_memory(why);
             cap = want;
         }
         x->n_edges = x->n_heads = 0;
@@ -566,8 +560,7 @@ static enum cairn_err connect(struct build *x, struct cairn_why *why)
     uint64_t *seen = cairn_calloc((size_t)x->n / 64 + 1, 8);
     uint32_t *stack = cairn_reallocarray(NULL, x->n, 4), *in = cairn_calloc(x->n, 4);
     struct worker *w = &x->workers[0];
-    enum cairn_err err =
-        seen && stack && in ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "no memory to build a segment");
+    enum cairn_err err = seen && stack && in ? CAIRN_OK : no_memory(why);
     for (unsigned round = 0; round < 16 && !err && reach(x, seen, stack) < x->n; round++) {
         memset(in, 0, (size_t)x->n * 4);
         for (uint32_t row = 0; row < x->n; row++)
@@ -711,7 +704,7 @@ enum cairn_err vbuild(struct vbuilt *out, const struct vbuild_opts *o, const uin
     x.deg = cairn_calloc(n, 4);
     bool ok = order && out->part[PART_HOT] && out->part[PART_IDS] && out->part[PART_ORDER] && out->perm &&
               x.norm2 && x.list_of && x.adj && x.deg && workers_make(&x, threads);
-    enum cairn_err err = ok ? CAIRN_OK : (fail_alloc(why), CAIRN_ENOMEM);
+    enum cairn_err err = ok ? CAIRN_OK : no_memory(why);
     if (!err)
         err = cairn_pool_open(&x.pool, threads, why);
     if (!err && o->metric == METRIC_COSINE)
@@ -727,7 +720,7 @@ enum cairn_err vbuild(struct vbuilt *out, const struct vbuild_opts *o, const uin
     if (!err)
         x.entry = cairn_reallocarray(NULL, out->rec.n_lists, 4);
     if (!err && !x.entry)
-        err = (fail_alloc(why), CAIRN_ENOMEM);
+        err = no_memory(why);
     if (!err) {
         memset(x.entry, 0xff, (size_t)out->rec.n_lists * 4);
         cairn_pool_run(x.pool, n, 64, encode, &x);

@@ -507,7 +507,8 @@ static void damaged_values_are_found_not_believed(void **state)
     CHECK_OK(store_record_put(b, "job", STR("r"), "value", 5, &why));
     CHECK_OK(store_batch_commit(b, NULL, &why));
     uint32_t merged;
-    CHECK_OK(store_merge(f.s, "c", &(struct store_merge_opts){.full = true}, NULL, NULL, NULL, &merged, &why));
+    CHECK_OK(
+        store_merge(f.s, "c", &(struct store_merge_opts){.full = true}, NULL, NULL, NULL, &merged, &why));
     CHECK_U64_EQ(merged, 1);
     put_one(&f, "c", "after", "alpha theta\niota kappa", NULL, true); /* a delta beside the segment */
     fixture_close(&f);

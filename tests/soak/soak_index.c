@@ -27,12 +27,12 @@ static void broken(const char *what, const struct cairn_why *why)
 #define MUST(call)                                                                                           \
     do {                                                                                                     \
         if (call)                                                                                            \
-            broken(#call, &why);                                                                               \
+            broken(#call, &why);                                                                             \
     } while (0)
 #define HOLDS(cond)                                                                                          \
     do {                                                                                                     \
         if (!(cond))                                                                                         \
-            broken(#cond, &why);                                                                               \
+            broken(#cond, &why);                                                                             \
     } while (0)
 
 static void raise_to(atomic_uint_fast64_t *most, uint64_t us)

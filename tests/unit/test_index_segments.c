@@ -319,7 +319,7 @@ static void filters_of_every_width_find_what_they_let_through(void **state)
         CHECK_GE(r, 0.95);
     }
     CHECK_GE(recall(&c, "topic", NULL, NULL), 0.95); /* far from most queries, all in one place */
-    CHECK_GE(recall(&c, "nobody", NULL, NULL), 1); /* nothing wanted, nothing found */
+    CHECK_GE(recall(&c, "nobody", NULL, NULL), 1);   /* nothing wanted, nothing found */
     CHECK_GE(recall(&c, "fifth", &(struct vector_how){.kind = VECTOR_IVF, .nprobe = 4096}, "ivf"), 0.99);
     corpus_release(&c);
 }

@@ -56,7 +56,7 @@ struct grounding; /* sources prepared once, sentences checked one by one */
 #define GROUND_SOURCE_BYTES_MAX (64u * 1024u)
 #define GROUND_TEXT_BYTES_MAX (256u * 1024u)
 #define GROUND_CLAIM_WORDS_MAX                                                                               \
-    512u /* a longer sentence is unsupported: what is not read is not vouched for */
+    512u             /* a longer sentence is unsupported: what is not read is not vouched for */
 struct ground_trees; /* a trained combiner, from `cairn train grounding`; read-only, shared by any threads */
 CAIRN_MUST_USE enum cairn_err ground_trees_open(struct ground_trees **out, const char *path,
                                                 struct cairn_why *why);
