@@ -557,25 +557,50 @@ static enum cairn_err members(struct search *h, const struct vmembers **out)
     return CAIRN_OK;
 }
 
+/* Scores rows that are nobody's neighbours: only those that enter the full pool cost more than a comparison.
+ */
+static inline void score_four(struct search *h, const uint32_t *rows, const uint8_t *const *at)
+{
+    int32_t dot[4];
+    h->k->rows4(at, h->q, h->pad, dot);
+    if (!h->tail && h->n_pool == h->cap) {
+        float worst = h->x->pool[h->cap - 1].score;
+        if ((float)dot[0] <= worst && (float)dot[1] <= worst && (float)dot[2] <= worst &&
+            (float)dot[3] <= worst)
+            return;
+    }
+    for (uint32_t j = 0; j < 4; j++)
+        (void)pool_put(h, score_of(h, at[j], dot[j]), rows[j]);
+}
+
 static enum cairn_err scan(struct search *h, const struct vmembers *m)
 {
     enum { STEP = 8 };
-    for (uint32_t i = 0; i < m->n; i += STEP) {
-        const uint8_t *at[STEP];
-        uint32_t n = m->n - i < STEP ? m->n - i : STEP;
-        for (uint32_t j = 0; j < STEP && i + STEP + j < m->n; j++)
-            prefetch(vseg_at(&h->s->part[PART_HOT], m->rows[i + STEP + j]), h->pad);
-        for (uint32_t j = 0; j < n; j++) {
-            at[j] = hot(h, m->rows[i + j]);
-            if (!at[j])
+    const uint8_t *at[2][STEP];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m->n;
+         i += n) { /* one step ahead, addresses are looked up and memory is asked for */
+        uint32_t now = i / STEP % 2, from = i ? i + STEP : 0;
+        for (uint32_t r = from; r < m->n && r < i + 2 * STEP; r++) {
+            const uint8_t *row = hot(h, m->rows[r]);
+            if (!row)
                 return CAIRN_ECORRUPT;
+            prefetch(row, h->pad);
+            at[r / STEP % 2][r % STEP] = row;
         }
+        n = m->n - i < STEP ? m->n - i : STEP;
         if (i % STOP_EVERY == 0) {
             enum cairn_err err = cairn_stopped(h->w->stop, h->why);
             if (err)
                 return err;
         }
-        (void)score_rows(h, m->rows + i, at, n);
+        if (n < STEP) {
+            (void)score_rows(h, m->rows + i, at[now], n);
+            continue;
+        }
+        score_four(h, m->rows + i, at[now]);
+        score_four(h, m->rows + i + 4, at[now] + 4);
+        h->n_scored += STEP;
     }
     return CAIRN_OK;
 }
