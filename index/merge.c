@@ -11,12 +11,10 @@
  * crash leaves only garbage, and the next merge begins by cleaning it up. Documents deleted while a segment
  * is built are counted as its dead rows at the flip: searches see only live ids. A reader of an older
  * transaction keeps its segments: LMDB does not reuse pages that a reader may see. */
-#include "codec.h"
 #include "store.h"
 #include "vseg.h"
 
 #include <stdio.h>
-#include <time.h>
 
 #define COPY_ROWS 16384u /* of one read transaction */
 #define CLEAN_ROWS 8192u /* of one write transaction */
@@ -91,7 +89,7 @@ struct write { /* what a transaction's function is given */
     void *arg;
 };
 
-/* Runs fn in a write transaction of its own, taking turns with batches. */
+/* Runs fn in a write transaction of its own; an open batch, empty, is the writer's turn. */
 static enum cairn_err in_write(struct job *j, store_write_fn fn, void *arg, struct cairn_why *why)
 {
     struct store_batch *turn;

@@ -191,8 +191,8 @@ struct vbuilt {
     uint8_t *part[PART_N]; /* PART_F32 NULL */
     uint32_t *perm;        /* row -> position in the input */
 };
-/* ids ascending; v: [n][dim]. Deterministic: the same input gives the same bytes with any number of threads
- * and any instruction set. rec.seg, first and last are left to the caller. */
+/* ids ascending; v: [n][dim]. The same input gives the same bytes with any number of threads (another
+ * OpenBLAS may cluster otherwise). rec.seg, first and last are left to the caller. */
 CAIRN_MUST_USE enum cairn_err vbuild(struct vbuilt *out, const struct vbuild_opts *o, const uint32_t *ids,
                                      const float *v, uint32_t n, struct cairn_why *why);
 void vbuilt_release(struct vbuilt *b);

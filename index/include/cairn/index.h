@@ -210,8 +210,8 @@ struct vector_how {
 #define VECTOR_WIDTH_MAX 4096u
 /* What the planner did, for `explain`. Strings are static. */
 struct vector_plan {
-    const char
-        *path; /* exact, scan (of the filter's rows), flat, graph, two_hop, ivf, or none (no segment yet) */
+    const char *path;   /* exact, scan (of the filter's rows), flat, graph, two_hop, ivf, delta (no segment
+                           yet), none */
     const char *reason; /* one clause */
     double share;       /* of the collection's rows that the filter lets through */
     uint32_t n_segments, ef, nprobe;
