@@ -166,11 +166,17 @@ const char *model_backend_name(enum model_backend b);
 enum model_backend model_backend_by_name(const char *name); /* unknown: BACKEND_AUTO */
 bool model_backend_available(enum model_backend b);
 
+/* Elements of a decoder's keys and values. Q8: one byte each and a scale per position and head. */
+enum cache_type { CACHE_F16, CACHE_F32, CACHE_Q8 };
+const char *cache_type_name(enum cache_type t); /* "f16", "f32", "q8" */
+
 struct model_opts {
     struct cairn_pool *pool;    /* BORROWED; NULL: one thread */
     enum model_backend backend; /* AUTO */
     uint32_t n_ctx;             /* decoder: 0 = the smaller of the file's and 8192 */
     uint32_t window;            /* decoder: sliding window override, 0 = the file's / model's own */
+    enum cache_type cache_type; /* decoder: F16 */
+    size_t kv_bytes; /* decoder: keys and values of all sequences together; 0 = of two sequences of n_ctx */
 };
 
 /* ---- encoder
