@@ -327,15 +327,13 @@ static enum cairn_err bench_models(struct bench *x, struct bench_service *b, jso
         }
         double decode = seconds(from);
         json_t *o = json_object();
-        size_t weights, kv;
-        decoder_memory(d, &weights, &kv);
         json_object_set_new(o, "model", json_string(decoder_name(d)));
         json_object_set_new(o, "backend", json_string(decoder_backend_name(d)));
         put(o, "prompt_tokens", (double)n_prompt);
         put(o, "prefill_tokens_per_s", (double)n_prompt / prefill);
         put(o, "decoded_tokens", (double)n_decode);
         put(o, "decode_tokens_per_s", (double)n_decode / decode);
-        put(o, "weights_mb", (double)weights / 1e6);
+        put(o, "weights_mb", (double)decoder_weight_bytes(d) / 1e6);
         json_object_set_new(to, "generator", o);
         decoder_seq_close(seq);
         cairn_free(ids);

@@ -84,10 +84,8 @@ enum cairn_err generator_open(struct generator **out, struct decoder *d, struct 
     g->embedder = embedder;
     g->reranker = reranker;
     g->config = config;
-    if (d) {
-        size_t kv;
-        decoder_memory(d, &g->weight_bytes, &kv);
-    }
+    if (d)
+        g->weight_bytes = decoder_weight_bytes(d);
     if (embedder) {
         enum cairn_err err = grounding_embed_baseline(embedder, &g->baseline, why);
         if (err) {

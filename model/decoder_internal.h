@@ -3,10 +3,9 @@
 #define CAIRN_MODEL_DECODER_INTERNAL_H
 
 #include "ops.h"
+#include "prefix.h"
 
 #include <pthread.h>
-
-enum { DECODER_PIECE = 256 }; /* rows that one pass computes; longer prompts are cut */
 
 struct layer {
     struct weight q, k, v, o, gate, up, down;
@@ -27,15 +26,29 @@ struct decoder {
     double *rope_step; /* [n_rope / 2] radians per position */
     size_t weight_bytes;
     struct compute compute;
-    /* activations for DECODER_PIECE rows */
+    /* activations for DECODER_ROWS_MAX rows */
     float *x, *h, *q, *k, *v, *mixed, *gate, *up, *cosine, *sine;
+
+    pthread_mutex_t kv_lock; /* guards the two below; taken after lock, or alone */
+    struct kv_pool *kv;
+    struct prefix *prefix;
+    /* the step that runs: its rows, those of few-rows items first, and its items' attention */
+    struct row {
+        int32_t token;
+        uint32_t position;
+        const uint32_t *table;
+    } rows[DECODER_ROWS_MAX];
+    struct attention_item items[DECODER_ITEMS_MAX];
 };
 
 struct decoder_seq {
     struct decoder *d;
-    uint32_t n_ctx, len;
-    size_t capacity, layer_floats;
-    float *keys, *values;
+    uint32_t n_ctx, len, reserved, n_pages;
+    uint32_t table[]; /* [n_pages], room for n_ctx */
 };
+
+/* The pool of pages and the cache of prefixes; may cut n_ctx down to what o->kv_bytes hold. */
+CAIRN_MUST_USE enum cairn_err decoder_kv_open(struct decoder *d, const struct model_opts *o,
+                                              struct cairn_why *why);
 
 #endif

@@ -266,22 +266,23 @@ static enum cairn_err make_room(struct decoder *d, const struct model_opts *o, s
     size_t k_max = d->n_ff > d->n_embd ? d->n_ff : d->n_embd;
     if (q_dim > k_max)
         k_max = q_dim;
-    enum cairn_err err = compute_init(&d->compute, o, DECODER_PIECE, k_max, d->n_ctx, why);
+    enum cairn_err err = compute_init(&d->compute, o, DECODER_ROWS_MAX, k_max, d->n_ctx, why);
     if (err)
         return err;
-    d->x = floats(DECODER_PIECE, d->n_embd);
-    d->h = floats(DECODER_PIECE, d->n_embd);
-    d->q = floats(DECODER_PIECE, q_dim);
-    d->k = floats(DECODER_PIECE, kv_dim);
-    d->v = floats(DECODER_PIECE, kv_dim);
-    d->mixed = floats(DECODER_PIECE, q_dim);
-    d->gate = floats(DECODER_PIECE, d->n_ff);
-    d->up = floats(DECODER_PIECE, d->n_ff);
-    d->cosine = floats(DECODER_PIECE, d->n_rope / 2);
-    d->sine = floats(DECODER_PIECE, d->n_rope / 2);
+    d->kv->half = d->compute.ops->half;
+    d->x = floats(DECODER_ROWS_MAX, d->n_embd);
+    d->h = floats(DECODER_ROWS_MAX, d->n_embd);
+    d->q = floats(DECODER_ROWS_MAX, q_dim);
+    d->k = floats(DECODER_ROWS_MAX, kv_dim);
+    d->v = floats(DECODER_ROWS_MAX, kv_dim);
+    d->mixed = floats(DECODER_ROWS_MAX, q_dim);
+    d->gate = floats(DECODER_ROWS_MAX, d->n_ff);
+    d->up = floats(DECODER_ROWS_MAX, d->n_ff);
+    d->cosine = floats(DECODER_ROWS_MAX, d->n_rope / 2);
+    d->sine = floats(DECODER_ROWS_MAX, d->n_rope / 2);
     if (!d->x || !d->h || !d->q || !d->k || !d->v || !d->mixed || !d->gate || !d->up || !d->cosine ||
         !d->sine)
-        return cairn_fail(why, CAIRN_ENOMEM, "activations for %d tokens of width %u", DECODER_PIECE,
+        return cairn_fail(why, CAIRN_ENOMEM, "activations for %d tokens of width %u", DECODER_ROWS_MAX,
                           d->n_embd);
     return CAIRN_OK;
 }
@@ -311,7 +312,7 @@ static enum cairn_err open_path(struct decoder **out, const char *path, const ch
     if (!d)
         return cairn_fail(why, CAIRN_ENOMEM, "decoder handle");
     enum cairn_err err = CAIRN_OK;
-    if (pthread_mutex_init(&d->lock, NULL)) {
+    if (pthread_mutex_init(&d->lock, NULL) || pthread_mutex_init(&d->kv_lock, NULL)) {
         err = cairn_fail(why, CAIRN_ENOMEM, "decoder lock");
         goto done;
     }
@@ -322,7 +323,8 @@ static enum cairn_err open_path(struct decoder **out, const char *path, const ch
         goto done;
     }
     if ((err = model_file_open(&d->file, path, why)) || (err = read_hyper(d, o, arch, why)) ||
-        (err = read_rope(d, arch, why)) || (err = read_weights(d, why)) || (err = make_room(d, o, why)))
+        (err = read_rope(d, arch, why)) || (err = read_weights(d, why)) ||
+        (err = decoder_kv_open(d, o, why)) || (err = make_room(d, o, why)))
         goto done;
     struct cairn_str kind = {0};
     bool has_tokenizer = model_file_string(d->file, "tokenizer.ggml.model", &kind) &&
@@ -382,10 +384,14 @@ void decoder_close(struct decoder *d)
         cairn_free(rooms[j]);
     cairn_free(d->rope_step);
     compute_release(&d->compute);
+    prefix_close(d->prefix);
+    kv_pool_close(d->kv);
     tokenizer_close(d->tokenizer);
     model_file_close(d->file);
     cairn_free(d->name);
-    if (d->lock_ready)
+    if (d->lock_ready) {
         pthread_mutex_destroy(&d->lock);
+        pthread_mutex_destroy(&d->kv_lock);
+    }
     cairn_free(d);
 }

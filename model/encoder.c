@@ -430,10 +430,11 @@ static void heads_attend(void *ctx, size_t begin, size_t end, unsigned worker)
     for (size_t u = begin; u < end; u++) {
         size_t s = u / e->n_head, h = u % e->n_head, len = b->lens[s], at = b->starts[s] * dim + h * hd;
         for (size_t j = 0; j < len; j++)
-            ops_cache_put(keys, values, e->compute.scores_ld, 1, hd, j, e->k + at + j * dim,
-                          e->v + at + j * dim);
-        struct attend t = {.k = keys,
-                           .v = values,
+            ops_cache_put(keys, values, hd, j, e->k + at + j * dim, e->v + at + j * dim);
+        struct attend t = {.type = CACHE_F32,
+                           .page_bytes = KV_PAGE * hd * sizeof(float),
+                           .k = (const char *)keys,
+                           .v = (const char *)values,
                            .head_dim = hd,
                            .scale = 1.0f / sqrtf((float)hd),
                            .scores = compute_scores(&e->compute, worker),

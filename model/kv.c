@@ -38,6 +38,7 @@ enum cairn_err kv_pool_open(struct kv_pool **out, const struct kv_shape *shape, 
     if (!p)
         return cairn_fail(why, CAIRN_ENOMEM, "pool of keys and values");
     p->shape = *shape;
+    p->half = kv_half;
     p->n_pages = n_pages;
     p->refs = cairn_calloc(n_pages, sizeof *p->refs);
     p->free = cairn_calloc(n_pages, sizeof *p->free);
@@ -90,7 +91,7 @@ void kv_unref(struct kv_pool *p, uint32_t id)
         p->free[p->n_free++] = id;
 }
 
-uint16_t kv_half(float x)
+static uint16_t half_of(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, 4);
@@ -109,6 +110,12 @@ uint16_t kv_half(float x)
     }
     bits += 0xfff + (bits >> 13 & 1);
     return (uint16_t)(sign | (bits - 0x38000000u) >> 13);
+}
+
+void kv_half(uint16_t *out, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = half_of(x[i]);
 }
 
 /* Largest size of n values against 127; NaN and infinity carry over into the scale. */
@@ -134,11 +141,16 @@ static void put_f32(float *run, float *value, const float *k, const float *v, si
         run[i * KV_RUN] = k[i];
     memcpy(value, v, n * sizeof *v);
 }
-static void put_f16(uint16_t *run, uint16_t *value, const float *k, const float *v, size_t n)
+static void put_f16(const struct kv_pool *p, uint16_t *run, uint16_t *value, const float *k, const float *v,
+                    size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        run[i * KV_RUN] = kv_half(k[i]);
-        value[i] = kv_half(v[i]);
+    uint16_t some[64];
+    p->half(value, v, n);
+    for (size_t i = 0; i < n; i += 64) {
+        size_t m = n - i < 64 ? n - i : 64;
+        p->half(some, k + i, m);
+        for (size_t j = 0; j < m; j++)
+            run[(i + j) * KV_RUN] = some[j];
     }
 }
 static void put_q8(int8_t *run, int8_t *value, float *k_scale, float *v_scale, const float *k, const float *v,
@@ -169,7 +181,7 @@ void kv_put(const struct kv_pool *p, const uint32_t *table, size_t layer, size_t
             put_f32((float *)(void *)block + key_at, (float *)(void *)values + value_at, k, v, hd);
             break;
         case CACHE_F16:
-            put_f16((uint16_t *)(void *)block + key_at, (uint16_t *)(void *)values + value_at, k, v, hd);
+            put_f16(p, (uint16_t *)(void *)block + key_at, (uint16_t *)(void *)values + value_at, k, v, hd);
             break;
         case CACHE_Q8:
             put_q8((int8_t *)block + key_at, (int8_t *)values + value_at,

@@ -48,6 +48,8 @@ struct kv_pool {
     char *bytes; /* OWNED [n_pages * page_bytes], touched as pages are used; NULL: pages are only counted */
     uint32_t n_pages, n_free;
     uint32_t *refs, *free; /* OWNED: references of each page; a stack of free ids */
+    void (*half)(uint16_t *out, const float *x,
+                 size_t n); /* kv_half() of a row; a backend has a faster one */
 };
 CAIRN_MUST_USE enum cairn_err kv_pool_open(struct kv_pool **out, const struct kv_shape *shape,
                                            uint32_t n_pages, bool with_bytes, struct cairn_why *why);
@@ -67,7 +69,7 @@ void kv_put(const struct kv_pool *p, const uint32_t *table, size_t layer, size_t
 /* The first n positions of page `from`, nothing behind them, into page `to`. */
 void kv_copy(const struct kv_pool *p, uint32_t to, uint32_t from, size_t n);
 
-/* Single to half, nearest even, as F16C rounds. */
-uint16_t kv_half(float x);
+/* Singles to halves, nearest even, as F16C rounds. */
+void kv_half(uint16_t *out, const float *x, size_t n);
 
 #endif

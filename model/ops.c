@@ -128,7 +128,7 @@ enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_
     c->rows_max = rows_max;
     c->k_max = k_max;
     c->worker_bytes = (c->ops->worker_bytes(rows_max, k_max) + 127) & ~(size_t)127;
-    c->scores_ld = (keys_max + OPS_KEY_RUN - 1) / OPS_KEY_RUN * OPS_KEY_RUN;
+    c->scores_ld = (keys_max + KV_RUN - 1) / KV_RUN * KV_RUN;
     c->shared = cairn_aligned(64, c->ops->shared_bytes(rows_max, k_max) + 64);
     c->workers = cairn_aligned(64, c->worker_bytes * c->n_threads + 64);
     c->scores = cairn_aligned(64, (size_t)c->n_threads * OPS_TILE_MAX * c->scores_ld * sizeof(float) + 64);
@@ -158,6 +158,7 @@ struct matmul_run {
     const struct matmul_job *jobs;
     const float *x;
     size_t rows, k, n_jobs, n_chunks, first_unit[OPS_JOBS_MAX + 1];
+    size_t path_rows; /* the count of rows by which a backend chooses its path */
     bool packed;
 };
 
@@ -166,7 +167,7 @@ static void prepare_range(void *ctx, size_t begin, size_t end, unsigned worker)
     (void)worker;
     const struct matmul_run *m = ctx;
     size_t last = end * PREPARE_ROWS;
-    m->c->ops->prepare(m->c, m->x, m->rows, m->k, begin * PREPARE_ROWS, last < m->rows ? last : m->rows,
+    m->c->ops->prepare(m->c, m->x, m->path_rows, m->k, begin * PREPARE_ROWS, last < m->rows ? last : m->rows,
                        m->packed);
 }
 
@@ -182,17 +183,23 @@ static void matmul_range(void *ctx, size_t begin, size_t end, unsigned worker)
         size_t n0 = at / m->n_chunks * OPS_PANEL, n1 = n0 + OPS_PANEL < n ? n0 + OPS_PANEL : n;
         size_t r0 = at % m->n_chunks * OPS_ROW_CHUNK,
                r1 = r0 + OPS_ROW_CHUNK < m->rows ? r0 + OPS_ROW_CHUNK : m->rows;
-        m->c->ops->panel(m->c, &m->jobs[j], m->x, m->rows, n0, n1, r0, r1, scratch);
+        m->c->ops->panel(m->c, &m->jobs[j], m->x, m->path_rows, n0, n1, r0, r1, scratch);
     }
 }
 
-void ops_matmul(const struct compute *c, const float *x, size_t rows, const struct matmul_job *jobs,
-                size_t n_jobs)
+static void matmul(const struct compute *c, const float *x, size_t rows, size_t path_rows,
+                   const struct matmul_job *jobs, size_t n_jobs)
 {
     CAIRN_CHECK(n_jobs >= 1 && n_jobs <= OPS_JOBS_MAX && rows <= c->rows_max);
     if (!rows)
         return;
-    struct matmul_run m = {.c = c, .jobs = jobs, .x = x, .rows = rows, .k = jobs[0].w->k, .n_jobs = n_jobs};
+    struct matmul_run m = {.c = c,
+                           .jobs = jobs,
+                           .x = x,
+                           .rows = rows,
+                           .k = jobs[0].w->k,
+                           .n_jobs = n_jobs,
+                           .path_rows = path_rows};
     m.packed = jobs[0].w->packed != NULL;
     m.n_chunks = (rows + OPS_ROW_CHUNK - 1) / OPS_ROW_CHUNK;
     for (size_t j = 0; j < n_jobs; j++) {
@@ -206,10 +213,33 @@ void ops_matmul(const struct compute *c, const float *x, size_t rows, const stru
             cairn_pool_run(c->pool, (rows + PREPARE_ROWS - 1) / PREPARE_ROWS, 1, prepare_range, &m);
     }
     size_t units = m.first_unit[n_jobs];
-    size_t grain = rows >= OPS_ROWS_FEW               ? 1
+    size_t grain = path_rows >= OPS_ROWS_FEW          ? 1
                    : units / (c->n_threads * 16u) < 1 ? 1
                                                       : units / (c->n_threads * 16u);
     cairn_pool_run(c->pool, units, grain < 8 ? grain : 8, matmul_range, &m);
+}
+
+void ops_matmul(const struct compute *c, const float *x, size_t rows, const struct matmul_job *jobs,
+                size_t n_jobs)
+{
+    matmul(c, x, rows, rows, jobs, n_jobs);
+}
+
+void ops_matmul_mixed(const struct compute *c, const float *x, size_t n_few, size_t n_many,
+                      const struct matmul_job *jobs, size_t n_jobs)
+{
+    enum { FEW = OPS_ROWS_FEW - 1 };
+    struct matmul_job at[OPS_JOBS_MAX];
+    CAIRN_CHECK(n_jobs >= 1 && n_jobs <= OPS_JOBS_MAX);
+    memcpy(at, jobs, n_jobs * sizeof *at);
+    for (size_t done = 0; done < n_few + n_many;) {
+        size_t n = done >= n_few ? n_many : n_few - done < FEW ? n_few - done : FEW;
+        matmul(c, x, n, done < n_few || n > OPS_ROWS_FEW ? n : OPS_ROWS_FEW, at, n_jobs);
+        x += n * jobs[0].w->k;
+        for (size_t j = 0; j < n_jobs; j++)
+            at[j].y += n * at[j].ld;
+        done += n;
+    }
 }
 
 void ops_finish(const struct ops *ops, const struct matmul_job *job, float *sums, size_t row, size_t n0,
@@ -233,27 +263,44 @@ void ops_finish(const struct ops *ops, const struct matmul_job *job, float *sums
 struct attention_run {
     const struct compute *c;
     const struct attention *a;
-    size_t tiles; /* per key-value head: (row, head of the group) pairs in tiles */
 };
+
+/* Tiles of an item for one key-value head: (row, head of the group) pairs. */
+static size_t tiles_of(const struct attention_run *run, const struct attention_item *i)
+{
+    size_t group = run->a->n_head / run->a->kv->shape.n_head, tile = run->c->ops->tile;
+    return (i->rows * group + tile - 1) / tile;
+}
 
 static void attention_range(void *ctx, size_t begin, size_t end, unsigned worker)
 {
     const struct attention_run *run = ctx;
     const struct attention *a = run->a;
-    size_t group = a->n_head / a->n_kv_head, pairs = a->rows * group, tile = run->c->ops->tile,
-           width = a->n_head * a->head_dim;
-    struct attend t = {.head_dim = a->head_dim,
-                       .scale = 1.0f / __builtin_sqrtf((float)a->head_dim),
+    const struct kv_shape *s = &a->kv->shape;
+    size_t group = a->n_head / s->n_head, tile = run->c->ops->tile, width = a->n_head * s->head_dim;
+    struct attend t = {.type = s->type,
+                       .page_bytes = s->page_bytes,
+                       .head_dim = s->head_dim,
+                       .scale = 1.0f / __builtin_sqrtf((float)s->head_dim),
                        .scores = compute_scores(run->c, worker),
                        .scores_ld = run->c->scores_ld};
+    const struct attention_item *item = a->items;
+    size_t before = 0; /* units of the items in front of this one */
     for (size_t u = begin; u < end; u++) {
-        size_t kv = u % a->n_kv_head, first = u / a->n_kv_head * tile;
-        t.k = a->keys + kv * a->capacity * a->head_dim;
-        t.v = a->values + kv * a->capacity * a->head_dim;
+        while (u >= before + tiles_of(run, item) * s->n_head)
+            before += tiles_of(run, item++) * s->n_head;
+        size_t kv = (u - before) % s->n_head, first = (u - before) / s->n_head * tile,
+               pairs = item->rows * group;
+        const char *block = a->kv->bytes + kv_block_at(s, a->layer, kv);
+        t.table = item->table;
+        t.k = block;
+        t.v = block + s->values_at;
+        t.k_scales = block + s->key_scales_at;
+        t.v_scales = block + s->value_scales_at;
         t.n = 0;
         for (size_t p = first; p < pairs && p < first + tile; p++, t.n++) {
-            size_t row = p / group, at = row * width + (kv * group + p % group) * a->head_dim,
-                   position = a->first + row;
+            size_t row = p / group, at = (item->row + row) * width + (kv * group + p % group) * s->head_dim,
+                   position = item->first + row;
             t.q[t.n] = a->q + at;
             t.out[t.n] = a->out + at;
             t.hi[t.n] = position + 1;
@@ -265,19 +312,18 @@ static void attention_range(void *ctx, size_t begin, size_t end, unsigned worker
 
 void ops_attention(const struct compute *c, const struct attention *a)
 {
-    size_t group = a->n_head / a->n_kv_head;
-    struct attention_run run = {.c = c, .a = a, .tiles = (a->rows * group + c->ops->tile - 1) / c->ops->tile};
-    cairn_pool_run(c->pool, run.tiles * a->n_kv_head, 1, attention_range, &run);
+    struct attention_run run = {.c = c, .a = a};
+    size_t units = 0;
+    for (size_t i = 0; i < a->n_items; i++)
+        units += tiles_of(&run, &a->items[i]) * a->kv->shape.n_head;
+    cairn_pool_run(c->pool, units, 1, attention_range, &run);
 }
 
-void ops_cache_put(float *keys, float *values, size_t capacity, size_t n_kv_head, size_t head_dim,
-                   size_t position, const float *k, const float *v)
+void ops_cache_put(float *keys, float *values, size_t head_dim, size_t position, const float *k,
+                   const float *v)
 {
-    for (size_t h = 0; h < n_kv_head; h++) {
-        float *run = keys + h * capacity * head_dim + position / OPS_KEY_RUN * OPS_KEY_RUN * head_dim +
-                     position % OPS_KEY_RUN;
-        for (size_t i = 0; i < head_dim; i++)
-            run[i * OPS_KEY_RUN] = k[h * head_dim + i];
-        memcpy(values + (h * capacity + position) * head_dim, v + h * head_dim, head_dim * sizeof *v);
-    }
+    float *run = keys + position / KV_RUN * KV_RUN * head_dim + position % KV_RUN;
+    for (size_t i = 0; i < head_dim; i++)
+        run[i * KV_RUN] = k[i];
+    memcpy(values + position * head_dim, v, head_dim * sizeof *v);
 }

@@ -8,8 +8,8 @@
  * Numbers: outputs are float32. The AVX-512 backend multiplies integers: activations rounded to 14 (many
  * rows) or 15 bits (few rows) against a scale per run of 128 or 256, so about 1e-4 relative error; all others
  * multiply floats. Order of summation: a row's result does not depend on which other rows are computed with
- * it, except that fewer than OPS_ROWS_FEW rows take the other path of the AVX-512 backend (unless the weight
- * is packed).
+ * it, except that fewer than OPS_ROWS_FEW rows take the other path of the AVX2 and AVX-512 backends (unless
+ * the weight is packed); BLAS promises nothing of the kind.
  *
  * The CUDA backend is a module, libcairn_cuda.so, opened at run time; it exports
  *     const struct ops *cairn_cuda_ops(uint32_t abi);
@@ -17,13 +17,12 @@
 #ifndef CAIRN_MODEL_OPS_H
 #define CAIRN_MODEL_OPS_H
 
-#include <cairn/model.h>
+#include "kv.h"
 
-#define OPS_ABI 1u
+#define OPS_ABI 2u
 enum {
     OPS_ROWS_FEW = 8,    /* fewer rows: weights are read in place; more: unpacked once for all rows */
     OPS_JOBS_MAX = 4,    /* weights that share one input in one ops_matmul() */
-    OPS_KEY_RUN = 16,    /* keys lie in runs of 16 positions, transposed: [position / 16][head_dim][16] */
     OPS_TILE_MAX = 8,    /* queries that one attend() call may carry */
     OPS_PANEL = 32,      /* outputs per unit of a matmul */
     OPS_ROW_CHUNK = 264, /* rows per unit of a matmul */
@@ -50,19 +49,29 @@ struct matmul_job {
 };
 
 /* Up to OPS_TILE_MAX queries against the keys and values of one head. Query i sees keys [lo[i], hi[i]), never
- * empty. */
+ * empty. Its result does not depend on the other queries. */
 struct attend {
     unsigned n;
     const float *q[OPS_TILE_MAX];
     float *out[OPS_TILE_MAX];
     size_t lo[OPS_TILE_MAX], hi[OPS_TILE_MAX];
-    const float *k; /* runs of OPS_KEY_RUN, transposed */
-    const float *v; /* [position][head_dim] */
+    enum cache_type type;
+    const uint32_t *table; /* pages of KV_PAGE positions, or NULL: 0, 1, 2 ... */
+    size_t page_bytes;     /* from one page id to the next */
+    /* of page 0: keys in transposed runs of KV_RUN, values [position][head_dim], with Q8 a scale per position
+     */
+    const char *k, *v, *k_scales, *v_scales;
     size_t head_dim;
     float scale;
-    float *scores; /* scratch: n rows of scores_ld floats; scores_ld >= hi rounded up to OPS_KEY_RUN */
+    float *scores; /* scratch: n rows of scores_ld floats; scores_ld >= hi rounded up to KV_RUN */
     size_t scores_ld;
 };
+/* Where the page of `position` lies behind page 0. */
+static inline size_t attend_page(const struct attend *a, size_t position)
+{
+    size_t page = position / KV_PAGE;
+    return (a->table ? a->table[page] : page) * a->page_bytes;
+}
 
 struct compute;
 struct ops {
@@ -94,6 +103,7 @@ struct ops {
     void (*swiglu)(float *gate, const float *up, size_t n); /* gate = silu(gate) * up */
     void (*gelu)(float *x, size_t n);                       /* the erf form */
     void (*add)(float *y, const float *x, size_t n);        /* y += x */
+    void (*half)(uint16_t *out, const float *x, size_t n);  /* kv_half() */
 };
 
 /* NULL when this machine or build cannot run it; AUTO never gives NULL. */
@@ -122,21 +132,31 @@ static inline float *compute_scores(const struct compute *c, unsigned worker)
 bool weight_pack(const struct compute *c, struct weight *w); /* false: no memory */
 void weight_release(struct weight *w);
 
-/* All jobs read the same x [rows, k]. */
+/* All jobs read the same x [rows, k]. Fewer than OPS_ROWS_FEW rows take the few-rows path. */
 void ops_matmul(const struct compute *c, const float *x, size_t rows, const struct matmul_job *jobs,
                 size_t n_jobs);
+/* The first n_few rows of x take the few-rows path, n_many after them the other, however many they are: what
+ * a row's result is then depends on nothing but the row. */
+void ops_matmul_mixed(const struct compute *c, const float *x, size_t n_few, size_t n_many,
+                      const struct matmul_job *jobs, size_t n_jobs);
 
-/* Causal attention of `rows` new positions, the first at `first`, over a cache of all positions so far.
- * keys: [n_kv_head][capacity / 16][head_dim][16], values: [n_kv_head][capacity][head_dim]. */
+/* Causal attention of a batch of rows over the pages of their sequences, one layer. */
+struct attention_item {
+    const uint32_t *table;
+    size_t row, rows, first; /* rows [row, row + rows) are positions from `first` */
+};
 struct attention {
-    const float *q, *keys, *values;
-    float *out;                                                        /* like q: [rows, n_head * head_dim] */
-    size_t rows, first, capacity, n_head, n_kv_head, head_dim, window; /* window 0: none */
+    const struct kv_pool *kv;
+    size_t layer, n_head, window; /* window 0: none */
+    const struct attention_item *items;
+    size_t n_items;
+    const float *q;
+    float *out; /* like q: [rows, n_head * head_dim] */
 };
 void ops_attention(const struct compute *c, const struct attention *a);
-/* Puts one row [n_kv_head * head_dim] of keys and of values at `position` of the cache. */
-void ops_cache_put(float *keys, float *values, size_t capacity, size_t n_kv_head, size_t head_dim,
-                   size_t position, const float *k, const float *v);
+/* One row [head_dim] of keys and of values at `position` of a text that lies in line, as float32. */
+void ops_cache_put(float *keys, float *values, size_t head_dim, size_t position, const float *k,
+                   const float *v);
 
 /* Bias, activation, addition: what every backend does with a row of sums. */
 void ops_finish(const struct ops *ops, const struct matmul_job *job, float *sums, size_t row, size_t n0,

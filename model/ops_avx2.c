@@ -61,6 +61,15 @@ static inline float vf_top(vf a)
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
+static inline vf vf_load_half(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+static inline void vf_store_half(void *p, vf x)
+{
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+static inline vf vf_load_int8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
 #include "ops_simd.h"
 
 enum { RUN = 256, COLUMNS = 16, ROWS = 6 };
@@ -192,6 +201,7 @@ static void fill(void)
     table.swiglu = simd_swiglu;
     table.gelu = simd_gelu;
     table.add = simd_add;
+    table.half = simd_half;
 }
 
 const struct ops *ops_avx2(void)

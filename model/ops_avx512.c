@@ -58,6 +58,18 @@ static inline vf vf_copysign(vf a, vf sign)
 static inline vf vf_scale2(vf p, vf n) { return _mm512_scalef_ps(p, n); }
 static inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
 static inline float vf_top(vf a) { return _mm512_reduce_max_ps(a); }
+static inline vf vf_load_half(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+static inline void vf_store_half(void *p, vf x)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+static inline vf vf_load_int8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 #include "ops_simd.h"
 
 enum {
@@ -806,6 +818,7 @@ static void fill(void)
     table.swiglu = simd_swiglu;
     table.gelu = simd_gelu;
     table.add = simd_add;
+    table.half = simd_half;
 }
 
 const struct ops *ops_avx512(void)

@@ -38,27 +38,51 @@ static void panel(const struct compute *c, const struct matmul_job *job, const f
     }
 }
 
+static float element(enum cache_type t, const char *p, size_t i)
+{
+    uint16_t half;
+    float f;
+    switch (t) {
+    case CACHE_F32:
+        memcpy(&f, p + 4 * i, 4);
+        return f;
+    case CACHE_F16:
+        memcpy(&half, p + 2 * i, 2);
+        return quant_f16(half);
+    default:
+        return (float)(int8_t)p[i];
+    }
+}
+static float scale_of(const struct attend *a, const char *scales, size_t position)
+{
+    return a->type == CACHE_Q8 ? element(CACHE_F32, scales + attend_page(a, position), position % KV_PAGE)
+                               : 1.0f;
+}
+
 static void attend(const struct attend *a)
 {
     for (unsigned t = 0; t < a->n; t++) {
         float *s = a->scores + t * a->scores_ld, max = -INFINITY;
         for (size_t j = a->lo[t]; j < a->hi[t]; j++) {
-            const float *key = a->k + j / OPS_KEY_RUN * OPS_KEY_RUN * a->head_dim + j % OPS_KEY_RUN;
+            const char *page = a->k + attend_page(a, j);
+            size_t at = j % KV_PAGE, from = at / KV_RUN * KV_RUN * a->head_dim + at % KV_RUN;
             double dot = 0;
             for (size_t i = 0; i < a->head_dim; i++)
-                dot += (double)a->q[t][i] * (double)key[i * OPS_KEY_RUN];
-            s[j] = (float)dot * a->scale;
+                dot += (double)a->q[t][i] * (double)element(a->type, page, from + i * KV_RUN);
+            s[j] = (float)dot * a->scale * scale_of(a, a->k_scales, j);
             max = fmaxf(max, s[j]);
         }
         double sum = 0;
         for (size_t j = a->lo[t]; j < a->hi[t]; j++) {
             s[j] = expf(s[j] - max);
             sum += (double)s[j];
+            s[j] *= scale_of(a, a->v_scales, j);
         }
         for (size_t i = 0; i < a->head_dim; i++) {
             double mixed = 0;
             for (size_t j = a->lo[t]; j < a->hi[t]; j++)
-                mixed += (double)s[j] * (double)a->v[j * a->head_dim + i];
+                mixed += (double)s[j] *
+                         (double)element(a->type, a->v + attend_page(a, j), j % KV_PAGE * a->head_dim + i);
             a->out[t][i] = (float)(mixed / sum);
         }
     }
@@ -129,4 +153,5 @@ const struct ops ops_scalar = {
     .swiglu = swiglu,
     .gelu = gelu,
     .add = add,
+    .half = kv_half,
 };

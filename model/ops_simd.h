@@ -120,26 +120,48 @@ static void simd_layernorm(float *y, const float *x, const float *w, const float
 /* ---- attention: two small matrix products with a softmax between, queries x keys x head_dim
  * ---------------------- */
 
-/* Scores of n queries against `runs` runs from run0: 16 keys each, 16 / V vectors. Four sums in flight do not
- * hide the latency of a multiply-add, eight do. */
-static inline __attribute__((always_inline)) void attend_runs(const struct attend *a, unsigned n,
-                                                              unsigned first, size_t run0, unsigned runs)
+/* V elements of the cache; `type` is a constant where this is used, here and below. */
+static inline __attribute__((always_inline)) vf cache_load(enum cache_type type, const char *p)
 {
-    enum { PARTS = OPS_KEY_RUN / V };
+    return type == CACHE_F32   ? vf_load((const float *)(const void *)p)
+           : type == CACHE_F16 ? vf_load_half(p)
+                               : vf_load_int8(p);
+}
+static inline __attribute__((always_inline)) size_t cache_bytes(enum cache_type type)
+{
+    return type == CACHE_F32 ? 4 : type == CACHE_F16 ? 2 : 1;
+}
+
+static void simd_half(uint16_t *out, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + V <= n; i += V)
+        vf_store_half(out + i, vf_load(x + i));
+    kv_half(out + i, x + i, n - i);
+}
+
+/* Scores of n queries against `runs` runs of one page from run0: 16 keys each, 16 / V vectors. Four sums in
+ * flight do not hide the latency of a multiply-add, eight do. */
+static inline __attribute__((always_inline)) void attend_runs(const struct attend *a, enum cache_type type,
+                                                              unsigned n, unsigned first, size_t run0,
+                                                              unsigned runs)
+{
+    enum { PARTS = KV_RUN / V };
     vf scale = vf_set(a->scale);
-    const float *key = a->k + run0 * OPS_KEY_RUN * a->head_dim;
-    size_t next = OPS_KEY_RUN * a->head_dim;
+    size_t page = attend_page(a, run0 * KV_RUN), at = run0 * KV_RUN % KV_PAGE;
+    size_t next = KV_RUN * a->head_dim * cache_bytes(type), vector = V * cache_bytes(type);
+    const char *key = a->k + page + at * a->head_dim * cache_bytes(type);
     vf s[4][2];
 #pragma GCC unroll 4
     for (unsigned t = 0; t < n; t++)
 #pragma GCC unroll 2
         for (unsigned p = 0; p < runs * PARTS; p++)
             s[t][p] = vf_set(0.0f);
-    for (size_t i = 0; i < a->head_dim; i++, key += OPS_KEY_RUN) {
+    for (size_t i = 0; i < a->head_dim; i++, key += KV_RUN * cache_bytes(type)) {
         vf k[2];
 #pragma GCC unroll 2
         for (unsigned p = 0; p < runs * PARTS; p++)
-            k[p] = vf_load(key + p / PARTS * next + p % PARTS * V);
+            k[p] = cache_load(type, key + p / PARTS * next + p % PARTS * vector);
 #pragma GCC unroll 4
         for (unsigned t = 0; t < n; t++) {
             vf q = vf_set(a->q[first + t][i]);
@@ -151,25 +173,34 @@ static inline __attribute__((always_inline)) void attend_runs(const struct atten
 #pragma GCC unroll 4
     for (unsigned t = 0; t < n; t++)
 #pragma GCC unroll 2
-        for (unsigned p = 0; p < runs * PARTS; p++)
-            vf_store(a->scores + (first + t) * a->scores_ld + run0 * OPS_KEY_RUN + p * V,
-                     vf_mul(s[t][p], scale));
+        for (unsigned p = 0; p < runs * PARTS; p++) {
+            vf score = vf_mul(s[t][p], scale);
+            if (type == CACHE_Q8)
+                score =
+                    vf_mul(score, vf_load((const float *)(const void *)(a->k_scales + page) + at + p * V));
+            vf_store(a->scores + (first + t) * a->scores_ld + run0 * KV_RUN + p * V, score);
+        }
 }
 
-static inline __attribute__((always_inline)) void attend_scores(const struct attend *a, unsigned n,
-                                                                unsigned first, size_t run0, size_t run1)
+static inline __attribute__((always_inline)) void attend_scores(const struct attend *a, enum cache_type type,
+                                                                unsigned n, unsigned first, size_t run0,
+                                                                size_t run1)
 {
-    if ((int)V == (int)OPS_KEY_RUN)
+    if ((int)V == (int)KV_RUN) {
+        if (run0 % 2 && run0 < run1) /* a pair of runs lies in one page */
+            attend_runs(a, type, n, first, run0++, 1);
         for (; run0 + 2 <= run1; run0 += 2)
-            attend_runs(a, n, first, run0, 2 * V / OPS_KEY_RUN);
+            attend_runs(a, type, n, first, run0, 2 * V / KV_RUN);
+    }
     for (; run0 < run1; run0++)
-        attend_runs(a, n, first, run0, 1);
+        attend_runs(a, type, n, first, run0, 1);
 }
 
 /* out[d .. d + parts * V) of n queries. */
-static inline __attribute__((always_inline)) void attend_mix(const struct attend *a, unsigned n,
-                                                             unsigned first, unsigned parts, size_t d,
-                                                             size_t j0, size_t j1, const float *inverse)
+static inline __attribute__((always_inline)) void attend_mix(const struct attend *a, enum cache_type type,
+                                                             unsigned n, unsigned first, unsigned parts,
+                                                             size_t d, size_t j0, size_t j1,
+                                                             const float *inverse)
 {
     vf o[4][4];
 #pragma GCC unroll 4
@@ -178,18 +209,23 @@ static inline __attribute__((always_inline)) void attend_mix(const struct attend
         for (unsigned p = 0; p < parts; p++)
             o[t][p] = vf_set(0.0f);
     const float *s = a->scores + first * a->scores_ld;
-    for (size_t j = j0; j < j1; j++) {
-        const float *value = a->v + j * a->head_dim + d;
-        vf v[4];
-#pragma GCC unroll 4
-        for (unsigned p = 0; p < parts; p++)
-            v[p] = vf_load(value + p * V);
-#pragma GCC unroll 4
-        for (unsigned t = 0; t < n; t++) {
-            vf w = vf_set(s[t * a->scores_ld + j]);
+    size_t step = a->head_dim * cache_bytes(type), vector = V * cache_bytes(type);
+    for (size_t j = j0; j < j1;) {
+        size_t page = attend_page(a, j), at = j % KV_PAGE,
+               end = j1 - j < KV_PAGE - at ? j1 : j + KV_PAGE - at;
+        const char *value = a->v + page + at * step + d * cache_bytes(type);
+        for (; j < end; j++, value += step) {
+            vf v[4];
 #pragma GCC unroll 4
             for (unsigned p = 0; p < parts; p++)
-                o[t][p] = vf_fma(w, v[p], o[t][p]);
+                v[p] = cache_load(type, value + p * vector);
+#pragma GCC unroll 4
+            for (unsigned t = 0; t < n; t++) {
+                vf w = vf_set(s[t * a->scores_ld + j]);
+#pragma GCC unroll 4
+                for (unsigned p = 0; p < parts; p++)
+                    o[t][p] = vf_fma(w, v[p], o[t][p]);
+            }
         }
     }
 #pragma GCC unroll 4
@@ -199,8 +235,8 @@ static inline __attribute__((always_inline)) void attend_mix(const struct attend
             vf_store(a->out[first + t] + d + p * V, vf_mul(o[t][p], vf_set(inverse[t])));
 }
 
-static inline __attribute__((always_inline)) void attend_group(const struct attend *a, unsigned n,
-                                                               unsigned first)
+static inline __attribute__((always_inline)) void attend_group(const struct attend *a, enum cache_type type,
+                                                               unsigned n, unsigned first)
 {
     enum { PARTS = V == 16 ? 4 : 2 };
     size_t lo = a->lo[first], hi = a->hi[first];
@@ -208,8 +244,8 @@ static inline __attribute__((always_inline)) void attend_group(const struct atte
         lo = a->lo[first + t] < lo ? a->lo[first + t] : lo;
         hi = a->hi[first + t] > hi ? a->hi[first + t] : hi;
     }
-    size_t run0 = lo / OPS_KEY_RUN, run1 = (hi + OPS_KEY_RUN - 1) / OPS_KEY_RUN;
-    attend_scores(a, n, first, run0, run1);
+    size_t run0 = lo / KV_RUN, run1 = (hi + KV_RUN - 1) / KV_RUN;
+    attend_scores(a, type, n, first, run0, run1);
     float inverse[4];
     for (unsigned t = 0; t < n; t++) {
         float *s = a->scores + (first + t) * a->scores_ld;
@@ -233,36 +269,46 @@ static inline __attribute__((always_inline)) void attend_group(const struct atte
         for (j = h; j < hi; j++)
             s[j] = 0.0f;
         inverse[t] = 1.0f / vf_sum(sum);
+        for (j = l; type == CACHE_Q8 && j < h; j++) /* the values' scales go with their weights */
+            s[j] *= ((const float *)(const void *)(a->v_scales + attend_page(a, j)))[j % KV_PAGE];
     }
     size_t d = 0;
     for (; d + PARTS * V <= a->head_dim; d += PARTS * V)
-        attend_mix(a, n, first, PARTS, d, lo, hi, inverse);
+        attend_mix(a, type, n, first, PARTS, d, lo, hi, inverse);
     for (; PARTS > 2 && d + 2 * V <= a->head_dim; d += 2 * V)
-        attend_mix(a, n, first, 2, d, lo, hi, inverse);
+        attend_mix(a, type, n, first, 2, d, lo, hi, inverse);
     for (; d < a->head_dim; d += V)
-        attend_mix(a, n, first, 1, d, lo, hi, inverse);
+        attend_mix(a, type, n, first, 1, d, lo, hi, inverse);
 }
 
-static void simd_attend(const struct attend *a)
+static inline __attribute__((always_inline)) void attend_type(const struct attend *a, enum cache_type type)
 {
-    if (a->head_dim % V) {
-        ops_scalar.attend(a);
-        return;
-    }
     unsigned t = 0;
     for (; t + 4 <= a->n; t += 4)
-        attend_group(a, 4, t);
+        attend_group(a, type, 4, t);
     switch (a->n - t) {
     case 3:
-        attend_group(a, 3, t);
+        attend_group(a, type, 3, t);
         break;
     case 2:
-        attend_group(a, 2, t);
+        attend_group(a, type, 2, t);
         break;
     case 1:
-        attend_group(a, 1, t);
+        attend_group(a, type, 1, t);
         break;
     default:
         break;
     }
+}
+
+static void simd_attend(const struct attend *a)
+{
+    if (a->head_dim % V)
+        ops_scalar.attend(a);
+    else if (a->type == CACHE_F32)
+        attend_type(a, CACHE_F32);
+    else if (a->type == CACHE_F16)
+        attend_type(a, CACHE_F16);
+    else
+        attend_type(a, CACHE_Q8);
 }

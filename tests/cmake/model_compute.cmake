@@ -1,4 +1,4 @@
-foreach(test quant ops decoder encoder decoder_tiny)
+foreach(test quant ops decoder encoder decoder_tiny kv)
     set(folder unit)
     set(labels quick)
     if(test STREQUAL "ops")

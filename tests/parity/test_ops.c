@@ -316,44 +316,58 @@ static void attention_agrees(void **state)
     static const struct {
         size_t rows, first, heads, kv, hd, window;
     } cases[] = {
-        {1,  0,  1,  1, 16,  0 },
-        {1,  40, 6,  2, 64,  0 },
-        {1,  33, 12, 2, 128, 7 },
-        {19, 0,  4,  4, 32,  0 },
-        {7,  30, 9,  3, 64,  16},
-        {33, 5,  2,  1, 24,  4 },
-        {5,  3,  2,  2, 10,  0 },
-        {17, 15, 3,  1, 48,  1 },
+        {1,  0,   1,  1, 16,  0 },
+        {1,  40,  6,  2, 64,  0 },
+        {1,  33,  12, 2, 128, 7 },
+        {19, 0,   4,  4, 32,  0 },
+        {7,  30,  9,  3, 64,  16},
+        {33, 5,   2,  1, 24,  4 },
+        {5,  3,   2,  2, 10,  0 },
+        {17, 15,  3,  1, 48,  1 },
+        {9,  150, 4,  2, 64,  0 },
+        {70, 60,  2,  2, 32,  50},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        size_t total = cases[i].rows + cases[i].first, hd = cases[i].hd, capacity = (total + 15) / 16 * 16;
-        size_t width = cases[i].heads * hd, kv_width = cases[i].kv * hd;
-        float *keys = malloc(capacity * kv_width * 4), *values = malloc(capacity * kv_width * 4);
-        for (size_t j = 0; j < capacity * kv_width; j++)
-            keys[j] = values[j] = NAN; /* what was never put must never be used */
-        float *k = malloc(kv_width * 4), *v = malloc(kv_width * 4);
+    for (size_t i = 0; i < 3 * (sizeof cases / sizeof cases[0]); i++) {
+        enum cache_type type = (enum cache_type)(i % 3);
+        size_t rows = cases[i / 3].rows, first = cases[i / 3].first, heads = cases[i / 3].heads,
+               total = rows + first, hd = cases[i / 3].hd, kv = cases[i / 3].kv, width = heads * hd,
+               n_pages = kv_pages_for(total) + 3;
+        struct kv_shape shape;
+        struct kv_pool *cache = NULL;
+        uint32_t table[16];
+        CHECK(kv_shape_init(&shape, type, 2, (uint32_t)kv, (uint32_t)hd));
+        CHECK_OK(kv_pool_open(&cache, &shape, (uint32_t)n_pages, true, &why));
+        memset(cache->bytes, 0xff, n_pages * shape.page_bytes); /* NaN: what was never put is never used */
+        CHECK(kv_take(cache, table, n_pages));
+        for (size_t p = n_pages - 1; p > 0; p--) { /* pages lie anywhere */
+            size_t other = test_rand(&seed) % (p + 1);
+            uint32_t swap = table[p];
+            table[p] = table[other];
+            table[other] = swap;
+        }
+        float *k = malloc(kv * hd * 4), *v = malloc(kv * hd * 4);
         for (size_t p = 0; p < total; p++) {
-            for (size_t j = 0; j < kv_width; j++) {
+            for (size_t j = 0; j < kv * hd; j++) {
                 k[j] = uniform(&seed) * 2;
                 v[j] = uniform(&seed);
             }
-            ops_cache_put(keys, values, capacity, cases[i].kv, hd, p, k, v);
+            kv_put(cache, table, 1, p, k, v);
         }
-        float *q = malloc(cases[i].rows * width * 4), *want = malloc(cases[i].rows * width * 4),
-              *got = malloc(cases[i].rows * width * 4);
-        for (size_t j = 0; j < cases[i].rows * width; j++)
+        float *q = malloc(rows * width * 4), *want = malloc(rows * width * 4),
+              *got = malloc(rows * width * 4);
+        for (size_t j = 0; j < rows * width; j++)
             q[j] = uniform(&seed) * 3;
-        struct attention a = {.q = q,
-                              .keys = keys,
-                              .values = values,
-                              .out = want,
-                              .rows = cases[i].rows,
-                              .first = cases[i].first,
-                              .capacity = capacity,
-                              .n_head = cases[i].heads,
-                              .n_kv_head = cases[i].kv,
-                              .head_dim = hd,
-                              .window = cases[i].window};
+        struct attention_item items[2] = {
+            {.table = table, .rows = rows, .first = first}
+        };
+        struct attention a = {.kv = cache,
+                              .layer = 1,
+                              .n_head = heads,
+                              .window = cases[i / 3].window,
+                              .items = items,
+                              .n_items = 1,
+                              .q = q,
+                              .out = want};
         struct compute c;
         CHECK_OK(compute_init(&c, &(struct model_opts){.backend = BACKEND_SCALAR}, 1, 16, total, &why));
         ops_attention(&c, &a);
@@ -365,12 +379,24 @@ static void attention_agrees(void **state)
                                   total, &why));
             a.out = got;
             ops_attention(&c, &a);
-            compute_release(&c);
-            for (size_t j = 0; j < cases[i].rows * width; j++)
+            for (size_t j = 0; j < rows * width; j++)
                 CHECK_NEAR(got[j], want[j], 2e-6);
+            /* the same rows cut into two items give the same bits */
+            memcpy(want, got, rows * width * 4);
+            memset(got, 0, rows * width * 4);
+            items[0].rows = rows / 2;
+            items[1] = (struct attention_item){
+                .table = table, .row = rows / 2, .rows = rows - rows / 2, .first = first + rows / 2};
+            a.n_items = 2;
+            ops_attention(&c, &a);
+            CHECK(memcmp(got, want, rows * width * 4) == 0);
+            items[0].rows = rows;
+            a.n_items = 1;
+            compute_release(&c);
         }
-        free(keys);
-        free(values);
+        for (size_t p = 0; p < n_pages; p++)
+            kv_unref(cache, table[p]);
+        kv_pool_close(cache);
         free(k);
         free(v);
         free(q);
@@ -378,6 +404,68 @@ static void attention_agrees(void **state)
         free(got);
     }
     cairn_pool_close(pool);
+}
+
+static void halves_round_as_the_hardware_does(void **state)
+{
+    UNUSED_STATE(state);
+    uint64_t seed = 13;
+    for (size_t turn = 0; turn < 20000; turn++) {
+        float x[33];
+        uint16_t want[33], got[33];
+        for (size_t i = 0; i < 33; i++) {
+            uint32_t bits = (uint32_t)test_rand(&seed);
+            if (turn % 2) /* near the range of halves */
+                bits = (bits & 0x807fffffu) | (uint32_t)(96 + test_rand(&seed) % 50) << 23;
+            if (turn % 4 == 3) /* ties */
+                bits &= 0xfffff000u;
+            memcpy(&x[i], &bits, 4);
+        }
+        kv_half(want, x, 33);
+        for (size_t b = 0; b < N_BACKENDS; b++)
+            if (model_backend_available(backends[b])) {
+                ops_for(backends[b])->half(got, x, 33);
+                CHECK(memcmp(got, want, sizeof want) == 0);
+            }
+        for (size_t i = 0; i < 33; i++) { /* and back: within half a unit */
+            float back;
+            tensor_dequantize(TENSOR_F16, &want[i], &back, 1);
+            if (fabsf(x[i]) < 65504.0f)
+                CHECK_LE(fabs((double)back - (double)x[i]), fmax(0x1p-25, fabs((double)x[i]) * 0x1p-11));
+        }
+    }
+}
+
+static void mixed_paths_give_each_row_its_own(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { K = 512, N = 70, ROWS = 40 };
+    uint64_t seed = 14;
+    for (size_t t = 0; t < N_TYPES; t++) {
+        struct weight w = {.type = types[t], .n = N, .k = K, .row_bytes = tensor_type_bytes(types[t], K)};
+        uint8_t *bytes = weights(types[t], N, K, &seed);
+        static float x[ROWS * K], all[ROWS * N], one[N];
+        w.bytes = bytes;
+        for (size_t i = 0; i < ROWS * K; i++)
+            x[i] = uniform(&seed);
+        for (size_t b = 0; b < N_BACKENDS; b++) {
+            if (!model_backend_available(backends[b]) || backends[b] == BACKEND_BLAS)
+                continue;
+            struct compute c;
+            CHECK_OK(compute_init(&c, &(struct model_opts){.backend = backends[b]}, ROWS, K, 16, &why));
+            for (size_t few = 0; few <= ROWS; few += few < 20 ? 1 : 10) {
+                ops_matmul_mixed(&c, x, few, ROWS - few, &(struct matmul_job){.w = &w, .y = all, .ld = N}, 1);
+                for (size_t r = 0; r < ROWS; r += 3) {
+                    ops_matmul_mixed(&c, x + r * K, r < few, r >= few,
+                                     &(struct matmul_job){.w = &w, .y = one, .ld = N}, 1);
+                    CHECK(memcmp(one, all + r * N, sizeof one) == 0);
+                }
+            }
+            compute_release(&c);
+        }
+        free(bytes);
+    }
 }
 
 static void backends_have_names_and_say_when_they_are_absent(void **state)
@@ -404,6 +492,8 @@ int main(void)
         TEST(a_row_does_not_depend_on_its_company),
         TEST(row_operations_agree),
         TEST(attention_agrees),
+        TEST(halves_round_as_the_hardware_does),
+        TEST(mixed_paths_give_each_row_its_own),
         TEST(backends_have_names_and_say_when_they_are_absent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -215,7 +215,7 @@ CAIRN_MUST_USE enum cairn_err encoder_forward(struct encoder *e, const int32_t *
  */
 
 struct decoder;
-struct decoder_seq; /* one sequence's KV cache and length */
+struct decoder_seq; /* one sequence: its pages of keys and values, and its length */
 CAIRN_MUST_USE enum cairn_err decoder_open(struct decoder **out, const struct model_card *card,
                                            const struct model_opts *o, struct cairn_why *why);
 /* Tests: straight from a GGUF file. */
@@ -228,18 +228,65 @@ const struct tokenizer *decoder_tokenizer(const struct decoder *d);
 enum chat_template decoder_template(const struct decoder *d);
 uint32_t decoder_n_ctx(const struct decoder *d);
 uint32_t decoder_n_vocab(const struct decoder *d);
+/* A sequence takes pages as it grows. n_ctx 0: the decoder's. */
 CAIRN_MUST_USE enum cairn_err decoder_seq_open(struct decoder_seq **out, struct decoder *d, uint32_t n_ctx,
-                                               struct cairn_why *why); /* n_ctx 0: the decoder's */
+                                               struct cairn_why *why);
 void decoder_seq_close(struct decoder_seq *s);
 uint32_t decoder_seq_len(const struct decoder_seq *s);
 void decoder_seq_truncate(struct decoder_seq *s, uint32_t len); /* forget positions >= len */
-/* Appends n tokens and computes. logits: NULL, or [n_vocab] of the last token, or with all_logits [n,
- * n_vocab]. Prefill runs in pieces and checks stop between them; on any error the sequence keeps its old
- * length. CAIRN_EFULL when n_ctx is exceeded. */
+/* Takes the pages of n positions now and keeps them until close, so that growing to n cannot fail.
+ * CAIRN_EFULL when too few are free: try again when another sequence was closed. */
+CAIRN_MUST_USE enum cairn_err decoder_seq_reserve(struct decoder_seq *s, uint32_t n, struct cairn_why *why);
+
+/* One pass over the weights for rows of several sequences. What a row's results are does not depend on what
+ * else is in the step (nor, for a prompt, on how it is cut into steps), on every backend but blas. */
+enum {
+    DECODER_ROWS_MAX = 256,  /* tokens of a step */
+    DECODER_ITEMS_MAX = 64,  /* sequences of a step */
+    DECODER_LOGITS_FEW = 16, /* rows of logits that cost little more than one */
+};
+struct decoder_item {
+    struct decoder_seq *seq; /* not twice in one step */
+    const int32_t *tokens;
+    size_t n, n_logits; /* of the last n_logits tokens the logits are wanted */
+    bool prompt;        /* by the kernels for many rows; else by those for few, as single tokens are */
+};
+/* logits: [sum of n_logits, n_vocab], items in order. On any error no sequence has changed its length.
+ * CAIRN_EFULL when a sequence's n_ctx is exceeded, or no page of keys and values is left. */
+CAIRN_MUST_USE enum cairn_err decoder_step(struct decoder *d, const struct decoder_item *items,
+                                           size_t n_items, float *logits, struct cairn_why *why);
+/* Appends n tokens of one sequence; from 8 on they count as a prompt. logits: NULL, or [n_vocab] of the last
+ * token, or with all_logits [n, n_vocab]. Runs in steps and checks stop between them; on any error the
+ * sequence keeps its old length. */
 CAIRN_MUST_USE enum cairn_err decoder_eval(struct decoder_seq *s, const int32_t *tokens, size_t n,
                                            bool all_logits, float *logits, const struct cairn_stop *stop,
                                            struct cairn_why *why);
-/* Bytes: weights mapped or held, and KV per sequence of n_ctx. */
-void decoder_memory(const struct decoder *d, size_t *weights, size_t *kv_per_seq);
+
+/* ---- beginnings of prompts, kept for the next prompt that begins alike */
+
+/* Who may share: the first n_public tokens (our own words, no document's and no person's) are kept for all;
+ * what follows only for callers of the same partition, which the caller makes from what those may read. */
+struct decoder_share {
+    size_t n_public;
+    bool has_partition; /* else nothing but the public tokens is kept or found */
+    struct cairn_hash partition;
+};
+/* Into an empty sequence: the longest known beginning of ids, less than all of it, so that there is a token
+ * left to compute. Returns its length; the logits that follow are those of a sequence that computed it. */
+uint32_t decoder_prefix_find(struct decoder_seq *s, const int32_t *ids, size_t n,
+                             const struct decoder_share *share);
+/* Keeps the first n positions, computed as a prompt from ids. While the sequence lives on, n should be a
+ * multiple of DECODER_PAGE: the rest of a shared page is copied when it grows. */
+enum { DECODER_PAGE = 64 };
+void decoder_prefix_keep(struct decoder_seq *s, const int32_t *ids, size_t n,
+                         const struct decoder_share *share);
+
+/* Bytes of the weights, mapped or held. */
+size_t decoder_weight_bytes(const struct decoder *d);
+struct decoder_kv { /* keys and values of all sequences, and kept beginnings */
+    enum cache_type type;
+    size_t page_bytes, n_pages, n_free, n_kept; /* pages; kept ones count as free when no sequence has them */
+};
+void decoder_kv_get(struct decoder *d, struct decoder_kv *out);
 
 #endif
