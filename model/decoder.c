@@ -249,8 +249,8 @@ static void rows_rope(void *ctx, size_t begin, size_t end, unsigned worker)
             d->compute.ops->rope(q + h * d->head_dim, c, s, half, d->halves);
         for (uint32_t h = 0; h < d->n_kv_head; h++)
             d->compute.ops->rope(k + h * d->head_dim, c, s, half, d->halves);
-        kv_put(d->kv, d->rows[r].table, st->layer, d->rows[r].position, k,
-               d->v + r * d->n_kv_head * d->head_dim);
+        kv_write(d->kv, d->rows[r].table, st->layer, d->rows[r].position, k,
+                 d->v + r * d->n_kv_head * d->head_dim);
     }
 }
 

@@ -167,8 +167,8 @@ static void put_q8(int8_t *run, int8_t *value, float *k_scale, float *v_scale, c
     }
 }
 
-void kv_put(const struct kv_pool *p, const uint32_t *table, size_t layer, size_t position, const float *k,
-            const float *v)
+void kv_write(const struct kv_pool *p, const uint32_t *table, size_t layer, size_t position, const float *k,
+              const float *v)
 {
     const struct kv_shape *s = &p->shape;
     size_t at = position % KV_PAGE, hd = s->head_dim;

@@ -64,8 +64,8 @@ void kv_ref(struct kv_pool *p, uint32_t id);
 void kv_unref(struct kv_pool *p, uint32_t id); /* the last one frees the page */
 
 /* Row [n_head * head_dim] of keys and of values at `position` of a sequence, one layer. */
-void kv_put(const struct kv_pool *p, const uint32_t *table, size_t layer, size_t position, const float *k,
-            const float *v);
+void kv_write(const struct kv_pool *p, const uint32_t *table, size_t layer, size_t position, const float *k,
+              const float *v);
 /* The first n positions of page `from`, nothing behind them, into page `to`. */
 void kv_copy(const struct kv_pool *p, uint32_t to, uint32_t from, size_t n);
 

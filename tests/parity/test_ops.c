@@ -351,7 +351,7 @@ static void attention_agrees(void **state)
                 k[j] = uniform(&seed) * 2;
                 v[j] = uniform(&seed);
             }
-            kv_put(cache, table, 1, p, k, v);
+            kv_write(cache, table, 1, p, k, v);
         }
         float *q = malloc(rows * width * 4), *want = malloc(rows * width * 4),
               *got = malloc(rows * width * 4);
