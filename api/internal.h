@@ -165,6 +165,7 @@ enum cairn_err service_retriever_with(struct service *s, bool embedder, bool rer
                                       struct cairn_why *why);
 enum cairn_err service_generator_with(struct service *s, bool decoder, struct generator **out,
                                       struct cairn_why *why);
+void service_generator_stats(struct service *s, struct generator_stats *out); /* zero before the first use */
 /* The embedder's name and dim for a new collection; "" and 0 when the service does without. */
 enum cairn_err service_embedder_for_new(struct service *s, char name[96], uint32_t *dim,
                                         struct cairn_why *why);

@@ -163,7 +163,9 @@ enum cairn_err m_server_stats(struct call *c)
             failed += code ? atomic_load(&m->calls[i][code]) : 0;
         }
     }
-    call_map(c, 5);
+    struct generator_stats g;
+    service_generator_stats(c->s, &g);
+    call_map(c, 6);
     pk_kuint(k, "generation", st.generation);
     pk_knum(k, "uptime_s", (double)(cairn_wall_us() - c->s->started_us) / 1e6);
     pk_cstr(k, "store");
@@ -199,6 +201,22 @@ enum cairn_err m_server_stats(struct call *c)
     pk_kuint(k, "refusals", atomic_load(&m->refusals));
     pk_kuint(k, "citations", atomic_load(&m->citations));
     pk_kuint(k, "citations_dropped", atomic_load(&m->citations_dropped));
+    pk_cstr(k, "generator");
+    pk_map(k, 14);
+    pk_kuint(k, "steps", g.steps);
+    pk_kuint(k, "rows", g.rows);
+    pk_kuint(k, "prompt_tokens", g.prompt_tokens);
+    pk_kuint(k, "cached_tokens", g.cached_tokens);
+    pk_kuint(k, "completion_tokens", g.completion_tokens);
+    pk_kuint(k, "drafted_tokens", g.drafted);
+    pk_kuint(k, "accepted_tokens", g.accepted);
+    pk_kuint(k, "running", g.running);
+    pk_kuint(k, "waiting", g.waiting);
+    pk_kuint(k, "rejected", g.rejected);
+    pk_kuint(k, "kv_pages", g.kv_pages);
+    pk_kuint(k, "kv_pages_free", g.kv_pages_free);
+    pk_kuint(k, "kv_pages_kept", g.kv_pages_kept);
+    pk_kuint(k, "kv_page_bytes", g.kv_page_bytes);
     call_end(c);
     return CAIRN_OK;
 }

@@ -554,6 +554,37 @@ static enum cairn_err ask_models(struct ask *a)
     return err ? err : service_generator_with(c->s, decoder, &a->generator, c->why);
 }
 
+static int by_text(const void *a, const void *b)
+{
+    const struct cairn_str *x = a, *y = b;
+    int c = memcmp(x->p, y->p, x->len < y->len ? x->len : y->len);
+    return c ? c : (x->len > y->len) - (x->len < y->len);
+}
+
+/* Callers of one partition may read the same passages: computed prompts are shared among them and with nobody
+ * else, or how fast an answer begins would tell what others were shown. The collection is part of it, because
+ * a key may be kept out of some, and another may write a guess into one it reads. */
+static enum cairn_err ask_partition(struct ask *a)
+{
+    const struct store_caller *who = &a->c->who;
+    struct cairn_str names[PRINCIPALS_MAX];
+    struct cairn_buf b;
+    cairn_buf_init(&b, 0);
+    CAIRN_CHECK(who->n_principals <= PRINCIPALS_MAX);
+    if (who->n_principals)
+        memcpy(names, who->principals, who->n_principals * sizeof *names);
+    qsort(names, who->n_principals, sizeof *names, by_text);
+    (void)cairn_buf_printf(&b, "%d %zu:%s", who->all, strlen(a->q.collection), a->q.collection);
+    for (size_t i = 0; i < who->n_principals; i++) {
+        (void)cairn_buf_printf(&b, " %zu:", names[i].len);
+        (void)cairn_buf_put(&b, names[i].p, names[i].len);
+    }
+    a->want.partition = cairn_hash_bytes(b.bytes, b.len);
+    a->want.has_partition = !b.failed;
+    cairn_buf_release(&b);
+    return a->want.has_partition ? CAIRN_OK : cairn_fail(a->c->why, CAIRN_ENOMEM, "question");
+}
+
 /* Retrieves, and tells the sources as the first event. */
 static enum cairn_err ask_sources(struct ask *a)
 {
@@ -599,7 +630,10 @@ static enum cairn_err ask_sources(struct ask *a)
 static enum cairn_err ask_answer(struct ask *a)
 {
     struct call *c = a->c;
-    enum cairn_err err = generator_answer(a->generator, &a->want, &a->answer, c->stop, c->why);
+    enum cairn_err err = ask_partition(a);
+    if (err)
+        return err;
+    err = generator_answer(a->generator, &a->want, &a->answer, c->stop, c->why);
     a->answered = !err;
     if (a->err)
         err = a->err; /* the reason the generator was stopped for; why holds its words when it came last */
@@ -641,9 +675,12 @@ static void pack_answer(struct ask *a, const char *model, const char *answer_id,
     }
     pk_kcstr(k, "model", model);
     pk_cstr(k, "usage");
-    pk_map(k, 2);
+    pk_map(k, 5);
     pk_kuint(k, "prompt_tokens", w->prompt_tokens);
+    pk_kuint(k, "cached_tokens", w->cached_tokens);
     pk_kuint(k, "completion_tokens", w->completion_tokens);
+    pk_kuint(k, "drafted_tokens", w->drafted_tokens);
+    pk_kuint(k, "accepted_tokens", w->accepted_tokens);
     pk_kcstr(k, "mode", mode_names[w->mode]);
     pk_kcstr(k, "finish", w->finish);
     pk_knum(k, "support_score", (double)w->support_score);

@@ -85,6 +85,24 @@ enum cairn_err metrics_text(struct service *s, struct cairn_buf *out)
                      "cairn_tokens_total{kind=\"prompt\"} %" PRIu64
                      "\ncairn_tokens_total{kind=\"completion\"} %" PRIu64 "\n",
                      get(&m->prompt_tokens), get(&m->completion_tokens));
+    struct generator_stats g;
+    service_generator_stats(s, &g);
+    one(out, "cairn_generator_steps_total", "counter", "Passes over the generator's weights.", g.steps);
+    one(out, "cairn_generator_rows_total", "counter", "Rows computed by them.", g.rows);
+    one(out, "cairn_generator_cached_tokens_total", "counter",
+        "Tokens of prompts that were computed for an earlier one.", g.cached_tokens);
+    one(out, "cairn_generator_drafted_tokens_total", "counter", "Tokens guessed from the sources.",
+        g.drafted);
+    one(out, "cairn_generator_accepted_tokens_total", "counter", "Guessed tokens that came true.",
+        g.accepted);
+    one(out, "cairn_generator_rejected_total", "counter",
+        "Answers refused because the generator's queue was full.", g.rejected);
+    one(out, "cairn_generator_running", "gauge", "Answers being written.", g.running);
+    one(out, "cairn_generator_waiting", "gauge", "Answers that wait to be written.", g.waiting);
+    one(out, "cairn_generator_kv_pages", "gauge", "Pages of keys and values.", g.kv_pages);
+    one(out, "cairn_generator_kv_pages_free", "gauge", "Pages that a new answer may have.", g.kv_pages_free);
+    one(out, "cairn_generator_kv_pages_kept", "gauge", "Pages of kept beginnings of prompts.",
+        g.kv_pages_kept);
     head(out, "cairn_sentences_total", "counter", "Sentences of answers by verdict.");
     for (int v = 0; v < 3; v++)
         cairn_buf_printf(out, "cairn_sentences_total{verdict=\"%s\"} %" PRIu64 "\n",

@@ -92,8 +92,14 @@ static enum cairn_err decoder_locked(struct service *s, struct decoder **out, st
     if (!err)
         err = pool_locked(s, why);
     if (!err)
-        err = decoder_open(&s->decoder, card, &(struct model_opts){.pool = s->pool, .backend = s->backend},
-                           why);
+        err =
+            decoder_open(&s->decoder, card,
+                         &(struct model_opts){
+                             .pool = s->pool,
+                             .backend = s->backend,
+                             .kv_bytes = cairn_config_size(s->config, "generator.kv_bytes"),
+                             .cache_type = (enum cache_type)cairn_config_num(s->config, "generator.kv_type")},
+                         why);
     if (err)
         return err;
     snprintf(s->decoder_sha256, sizeof s->decoder_sha256, "%s", card->sha256 ? card->sha256 : "");
@@ -165,6 +171,16 @@ enum cairn_err service_generator_with(struct service *s, bool decoder, struct ge
 enum cairn_err service_generator(struct service *s, struct generator **out, struct cairn_why *why)
 {
     return service_generator_with(s, !service_goes_without(s, MODEL_GENERATOR), out, why);
+}
+
+void service_generator_stats(struct service *s, struct generator_stats *out)
+{
+    pthread_mutex_lock(&s->models_mu);
+    struct generator *g = s->generator[1];
+    pthread_mutex_unlock(&s->models_mu);
+    memset(out, 0, sizeof *out);
+    if (g)
+        generator_stats_get(g, out);
 }
 
 enum cairn_err service_embedder_for_new(struct service *s, char name[96], uint32_t *dim,

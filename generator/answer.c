@@ -3,13 +3,11 @@
  *
  * One answer: the calling thread decodes and calls on_event; one checker thread, started for the call, takes
  * finished sentences from a bounded queue and leaves verdicts, which the caller's thread hands out between
- * tokens. The text lies at one address (stream.h), the checker reads only bytes that are final. Lock order:
- * generator.lock (the idle sequence) and checker.lock are never held together.
- *
- * Between calls the generator keeps one decoder sequence, cut back to the tokens of the fixed template and
- * system message: retrieved text and questions never stay, so nothing passes from one caller to another. */
+ * tokens. Tokens come from the schedule's thread (schedule.h). The text lies at one address (stream.h), the
+ * checker reads only bytes that are final. */
 #include "answer_internal.h"
 #include "prompt.h"
+#include "schedule.h"
 #include "stream.h"
 
 #include <math.h>
@@ -19,7 +17,6 @@
 
 #define SENTENCES_MAX 512u
 #define QUESTION_BYTES_MAX 16384u
-#define CONTEXT_ROUND 512u
 #define RESERVE_TOKENS 192u /* template, system message and borders beside sources and question */
 #define RELEVANCE_SOURCES_MAX 4u
 #define QUOTE_LOGIT_MIN 3.0f /* of the pair model: a sentence worth quoting when writing failed */
@@ -30,11 +27,7 @@ struct generator {
     const struct cairn_config *config;
     float baseline;
     size_t weight_bytes;
-    pthread_mutex_t lock; /* guards what follows */
-    struct decoder_seq *idle;
-    uint32_t idle_ctx;
-    int32_t *idle_ids; /* the tokens that idle holds */
-    size_t n_idle;
+    struct schedule *schedule; /* NULL without a decoder */
 };
 
 static double conf(const struct generator *g, const char *key)
@@ -84,31 +77,41 @@ enum cairn_err generator_open(struct generator **out, struct decoder *d, struct 
     g->embedder = embedder;
     g->reranker = reranker;
     g->config = config;
-    if (d)
+    enum cairn_err err = CAIRN_OK;
+    if (embedder)
+        err = grounding_embed_baseline(embedder, &g->baseline, why);
+    if (err)
+        err = cairn_wrap(why, err, "embedder for the grounding checker");
+    if (!err && d) {
         g->weight_bytes = decoder_weight_bytes(d);
-    if (embedder) {
-        enum cairn_err err = grounding_embed_baseline(embedder, &g->baseline, why);
-        if (err) {
-            cairn_free(g);
-            return cairn_wrap(why, err, "embedder for the grounding checker");
-        }
+        err = schedule_open(&g->schedule, d,
+                            &(struct schedule_opts){.batch_max = (unsigned)conf(g, "generator.batch_max"),
+                                                    .queue_max = (unsigned)conf(g, "generator.queue_max"),
+                                                    .prompt_rows = (unsigned)conf(g, "generator.prompt_rows"),
+                                                    .draft_max = (unsigned)conf(g, "generator.draft_max"),
+                                                    .keep_prefixes = conf(g, "generator.keep_prefixes") > 0},
+                            why);
     }
-    if (pthread_mutex_init(&g->lock, NULL) != 0) {
-        cairn_free(g);
-        return cairn_fail(why, CAIRN_ENOMEM, "generator lock");
-    }
-    *out = g;
-    return CAIRN_OK;
+    if (err)
+        generator_close(g);
+    else
+        *out = g;
+    return err;
 }
 
 void generator_close(struct generator *g)
 {
     if (!g)
         return;
-    decoder_seq_close(g->idle);
-    cairn_free(g->idle_ids);
-    (void)pthread_mutex_destroy(&g->lock);
+    schedule_close(g->schedule);
     cairn_free(g);
+}
+
+void generator_stats_get(struct generator *g, struct generator_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    if (g->schedule)
+        schedule_stats_get(g->schedule, out);
 }
 
 void answer_release(struct answer *a)
@@ -314,58 +317,6 @@ static enum cairn_err refuse(struct answer *a, enum refusal r, struct cairn_why 
     return a->text && a->refusal_message ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "refusal");
 }
 
-static enum cairn_err take_sequence(struct generator *g, const struct prompt *p, uint32_t need,
-                                    struct decoder_seq **seq, uint32_t *ctx, size_t *n_cached,
-                                    struct cairn_why *why)
-{
-    *n_cached = 0;
-    (void)pthread_mutex_lock(&g->lock);
-    *seq = g->idle;
-    *ctx = g->idle_ctx;
-    g->idle = NULL;
-    if (*seq && *ctx >= need) {
-        while (*n_cached < g->n_idle && *n_cached < p->n_fixed && g->idle_ids[*n_cached] == p->ids[*n_cached])
-            ++*n_cached;
-        if (*n_cached == p->n) /* the last token has to be evaluated to have its logits */
-            --*n_cached;
-        g->n_idle = 0;
-        (void)pthread_mutex_unlock(&g->lock);
-        decoder_seq_truncate(*seq, (uint32_t)*n_cached);
-        return CAIRN_OK;
-    }
-    g->n_idle = 0;
-    (void)pthread_mutex_unlock(&g->lock);
-    decoder_seq_close(*seq);
-    *seq = NULL;
-    uint32_t all = decoder_n_ctx(g->decoder),
-             round = (need + CONTEXT_ROUND - 1) / CONTEXT_ROUND * CONTEXT_ROUND;
-    *ctx = round < all ? round : all;
-    return decoder_seq_open(seq, g->decoder, *ctx, why);
-}
-
-static void give_sequence(struct generator *g, const struct prompt *p, struct decoder_seq *seq, uint32_t ctx)
-{
-    size_t keep = p->n_fixed < decoder_seq_len(seq) ? p->n_fixed : decoder_seq_len(seq);
-    decoder_seq_truncate(seq, (uint32_t)keep);
-    int32_t *ids = cairn_malloc((keep ? keep : 1) * sizeof *ids);
-    if (ids) {
-        memcpy(ids, p->ids, keep * sizeof *ids);
-        (void)pthread_mutex_lock(&g->lock);
-        if (!g->idle) {
-            g->idle = seq;
-            g->idle_ctx = ctx;
-            cairn_free(g->idle_ids);
-            g->idle_ids = ids;
-            g->n_idle = keep;
-            seq = NULL;
-            ids = NULL;
-        }
-        (void)pthread_mutex_unlock(&g->lock);
-    }
-    cairn_free(ids);
-    decoder_seq_close(seq);
-}
-
 /* The checker over the first n sources, the first of them cut to first_len bytes. */
 static enum cairn_err open_grounding(struct work *w, size_t n, size_t first_len, struct cairn_str question,
                                      struct cairn_why *why)
@@ -426,36 +377,37 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
     a->sources_used = (uint32_t)p.sources_used;
     a->sources_dropped = (uint32_t)p.sources_dropped;
     a->prompt_hash = cairn_hash_bytes(p.ids, p.n * sizeof *p.ids);
-    struct decoder_seq *seq = NULL;
-    uint32_t seq_ctx = 0;
-    size_t n_vocab = decoder_n_vocab(g->decoder), n_cached = 0, n_ids = 0;
-    float *logits = cairn_malloc(n_vocab * sizeof *logits),
-          *scratch = cairn_malloc(n_vocab * sizeof *scratch);
+    struct schedule_job *job = NULL;
+    size_t n_ids = 0;
     int32_t *ids = cairn_malloc((size_t)max_tokens * sizeof *ids);
-    if (!logits || !scratch || !ids) {
-        err = cairn_fail(why, CAIRN_ENOMEM, "logits of %zu entries", n_vocab);
+    if (!ids) {
+        err = cairn_fail(why, CAIRN_ENOMEM, "answer of %u tokens", max_tokens);
         goto done;
     }
-    err = take_sequence(g, &p, (uint32_t)p.n + max_tokens, &seq, &seq_ctx, &n_cached, why);
+    err = schedule_submit(
+        g->schedule,
+        &(struct schedule_request){
+            .ids = p.ids,
+            .n = p.n,
+            .share = {.n_public = p.n_fixed, .has_partition = q->has_partition, .partition = q->partition},
+            .max_tokens = max_tokens,
+            .sampler =
+                { .temperature = q->temperature,    .top_p = q->top_p,                 .min_p = q->min_p,          .state = q->seed},
+            .stop = w->stop
+    },
+        &job, why);
     if (err)
         goto done;
     t0 = cairn_now_us();
-    err = decoder_eval(seq, p.ids + n_cached, p.n - n_cached, false, logits, w->stop, why);
-    a->prefill_us = cairn_now_us() - t0;
-    if (err)
-        goto done;
-    struct sampler sampler = {
-        .temperature = q->temperature, .top_p = q->top_p, .min_p = q->min_p, .state = q->seed};
     a->finish = "length";
-    int64_t decode_start = cairn_now_us();
-    while (n_ids < max_tokens) {
-        err = cairn_stopped(w->stop, why);
-        if (err || w->cancelled)
+    while (n_ids < max_tokens && !w->cancelled) {
+        int32_t id;
+        err = schedule_next(job, &id, why);
+        if (err)
             break;
-        int32_t id = sampler_next(&sampler, logits, n_vocab, tokenizer_n_vocab(t), scratch);
         if (n_ids == 0)
             a->first_token_us = cairn_now_us() - w->start_us;
-        if (id < 0 || tokenizer_is_end(t, id)) {
+        if (id < 0) {
             a->finish = "end";
             break;
         }
@@ -484,13 +436,14 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
             a->finish = "repetition";
             break;
         }
-        if (n_ids == max_tokens)
-            break;
-        err = decoder_eval(seq, &id, 1, false, logits, w->stop, why);
-        if (err)
-            break;
     }
-    a->decode_us = cairn_now_us() - decode_start;
+    struct schedule_usage usage;
+    schedule_usage_get(job, &usage);
+    a->prefill_us = usage.prefill_us;
+    a->decode_us = cairn_now_us() - t0 - usage.waited_us - usage.prefill_us;
+    a->cached_tokens = (uint32_t)usage.cached_tokens;
+    a->drafted_tokens = (uint32_t)usage.drafted;
+    a->accepted_tokens = (uint32_t)usage.accepted;
     a->completion_tokens = (uint32_t)n_ids;
     if ((err == CAIRN_ESTOPPED || err == CAIRN_EDEADLINE) && w->stream.final > 0) {
         a->finish = err == CAIRN_ESTOPPED ? "cancelled" : "deadline";
@@ -504,10 +457,7 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
         emit(w, true);
     }
 done:
-    if (seq)
-        give_sequence(g, &p, seq, seq_ctx);
-    cairn_free(logits);
-    cairn_free(scratch);
+    schedule_drop(job);
     cairn_free(ids);
     prompt_release(&p);
     return err;

@@ -1,7 +1,8 @@
 /* cairn/generator.h - passages and a question -> a cited answer with a verdict per sentence, or a refusal
  * with a reason; and the grounding checker on any text. Threads: a generator is shared; each answer runs on
- * the calling thread, the checker of a finished sentence runs beside the decode of the next one on the
- * generator's own checker thread; on_event is called from the calling thread only. COPIED / OWNED / BORROWED
+ * the calling thread, its tokens come from the generator's own thread, which writes for all answers at once,
+ * the checker of a finished sentence runs beside the decode of the next one on a thread of its own; on_event
+ * is called from the calling thread only. COPIED / OWNED / BORROWED
  * as in base.h. Offsets are bytes. */
 #ifndef CAIRN_GENERATOR_H
 #define CAIRN_GENERATOR_H
@@ -125,6 +126,10 @@ struct answer_request {
     const char *const *stop; /* stop strings */
     size_t n_stop;
     const char *language;
+    /* What the caller may read, as a hash: prompts of requests with the same one share what was computed for
+     * their common beginning. Without it only our own words are shared. */
+    bool has_partition;
+    struct cairn_hash partition;
     bool drop_unsupported; /* leave sentences judged unsupported out of the final text (events already sent
                               say so) */
     /* Returns false to cancel. May be NULL. */
@@ -141,7 +146,9 @@ struct answer {
     enum answer_mode mode; /* the one used */
     const char *finish;    /* "end", "length", "stop", "cancelled", "deadline", "repetition", "refused" */
     uint32_t prompt_tokens, completion_tokens, sources_used,
-        sources_dropped; /* dropped: did not fit the budget */
+        sources_dropped;                      /* dropped: did not fit the budget */
+    uint32_t cached_tokens;                   /* of the prompt, computed for an earlier one */
+    uint32_t drafted_tokens, accepted_tokens; /* guessed by lookup, and come true */
     uint32_t citations_dropped;
     float support_score;
     struct cairn_hash prompt_hash;
@@ -161,6 +168,16 @@ CAIRN_MUST_USE enum cairn_err generator_answer(struct generator *g, const struct
                                                struct answer *out, const struct cairn_stop *stop,
                                                struct cairn_why *why);
 void answer_release(struct answer *a);
+
+/* Since generator_open; zero without a decoder. */
+struct generator_stats {
+    uint64_t steps, rows; /* passes over the weights, and rows computed by them */
+    uint64_t prompt_tokens, cached_tokens, completion_tokens, drafted, accepted;
+    uint64_t rejected;         /* requests that the queue had no room for */
+    uint64_t running, waiting; /* now */
+    uint64_t kv_pages, kv_pages_free, kv_pages_kept, kv_page_bytes;
+};
+void generator_stats_get(struct generator *g, struct generator_stats *out);
 
 /* ---- sampler (also for tests and bench)
  * ----------------------------------------------------------------------------------- */

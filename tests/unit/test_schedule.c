@@ -1,0 +1,379 @@
+/* test_schedule.c - many requests at one decoder: each gets what it would get alone, drafts or not, kept
+ * beginnings or not; those that stop give their pages back; limits are errors. */
+#include "draft.h"
+#include "schedule.h"
+#include "tiny_decoder.h"
+
+#include <pthread.h>
+
+enum { PROMPT = 150, WRITE = 100, PAGES = 64 };
+
+static char *dir, path[512];
+static struct decoder *d;
+static size_t page_bytes;
+
+static struct decoder *open_with(size_t pages)
+{
+    TEST_WHY;
+    struct decoder *o = NULL;
+    CHECK_OK(decoder_open_file(&o, path, &(struct model_opts){.kv_bytes = pages * page_bytes}, &why));
+    return o;
+}
+static int setup(void **state)
+{
+    UNUSED_STATE(state);
+    struct cairn_why why = {{0}};
+    struct decoder_kv kv;
+    dir = test_tmpdir();
+    snprintf(path, sizeof path, "%s/tiny.gguf", dir);
+    tiny_decoder_write(path);
+    if (decoder_open_file(&d, path, NULL, &why))
+        return 1;
+    decoder_kv_get(d, &kv);
+    page_bytes = kv.page_bytes;
+    decoder_close(d);
+    d = open_with(PAGES);
+    return 0;
+}
+static int teardown(void **state)
+{
+    UNUSED_STATE(state);
+    struct decoder_kv kv;
+    decoder_kv_get(d, &kv);
+    CHECK_U64_EQ(kv.n_free, PAGES);
+    decoder_close(d);
+    test_rmdir(dir);
+    return 0;
+}
+
+static const struct schedule_opts usual = {
+    .batch_max = 8, .queue_max = 64, .prompt_rows = 32, .draft_max = DRAFT_MAX, .keep_prefixes = true};
+
+/* Prompts that share a beginning in pairs and repeat themselves, so that lookup finds something. */
+static void prompt_of(int32_t *ids, size_t who)
+{
+    uint64_t seed = 1000 + who / 2;
+    for (size_t i = 0; i < PROMPT; i++)
+        ids[i] = i >= 40 && i < 80 ? ids[i - 40] : (int32_t)(test_rand(&seed) % TINY_VOCAB);
+    if (who % 2)
+        ids[PROMPT - 10] = (ids[PROMPT - 10] + 1) % TINY_VOCAB;
+}
+static struct sampler sampler_of(size_t who)
+{
+    return (struct sampler){.temperature = who % 3 == 2 ? 0.8f : 0, .top_p = 0.9f, .state = who};
+}
+
+/* The plainest way: the prompt, then a token at a time. */
+static void write_plainly(struct decoder *o, size_t who, int32_t *out)
+{
+    TEST_WHY;
+    struct decoder_seq *s = NULL;
+    int32_t ids[PROMPT];
+    float logits[TINY_VOCAB], scratch[TINY_VOCAB];
+    struct sampler sampler = sampler_of(who);
+    prompt_of(ids, who);
+    CHECK_OK(decoder_seq_open(&s, o, 0, &why));
+    CHECK_OK(decoder_eval(s, ids, PROMPT, false, logits, NULL, &why));
+    for (size_t i = 0; i < WRITE; i++) {
+        out[i] = sampler_next(&sampler, logits, TINY_VOCAB, 0, scratch);
+        CHECK_OK(decoder_eval(s, &out[i], 1, false, logits, NULL, &why));
+    }
+    decoder_seq_close(s);
+}
+
+static struct schedule_job *submit(struct schedule *s, size_t who, const struct cairn_stop *stop)
+{
+    TEST_WHY;
+    int32_t ids[PROMPT];
+    struct schedule_job *j = NULL;
+    struct schedule_request q = {
+        .ids = ids,
+        .n = PROMPT,
+        .share = {.n_public = 20, .has_partition = true},
+        .max_tokens = WRITE,
+        .sampler = sampler_of(who),
+        .stop = stop
+    };
+    q.share.partition.b[0] = (uint8_t)(who / 4);
+    prompt_of(ids, who);
+    CHECK_OK(schedule_submit(s, &q, &j, &why));
+    return j;
+}
+static void check_same(struct schedule_job *j, const int32_t *want, struct schedule_usage *usage)
+{
+    TEST_WHY;
+    int32_t id;
+    for (size_t i = 0; i < WRITE; i++) {
+        CHECK_OK(schedule_next(j, &id, &why));
+        if (id != want[i])
+            print_error("token %zu\n", i);
+        CHECK_I64_EQ(id, want[i]);
+    }
+    CHECK_OK(schedule_next(j, &id, &why));
+    CHECK_I64_EQ(id, -1);
+    if (usage)
+        schedule_usage_get(j, usage);
+}
+
+static void drafts_and_kept_beginnings_change_nothing_but_time(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    size_t drafted = 0, accepted = 0, cached = 0;
+    for (size_t who = 0; who < 12; who++) {
+        int32_t want[WRITE];
+        write_plainly(d, who, want);
+        for (int way = 0; way < 4; way++) {
+            struct schedule *s = NULL;
+            struct schedule_opts o = usual;
+            struct schedule_usage u[2];
+            o.draft_max = way & 1 ? DRAFT_MAX : 0;
+            o.keep_prefixes = way & 2;
+            CHECK_OK(schedule_open(&s, d, &o, &why));
+            for (int again = 0; again < 2; again++) {
+                struct schedule_job *j = submit(s, who, NULL);
+                check_same(j, want, &u[again]);
+                schedule_drop(j);
+            }
+            CHECK(way & 1 || u[0].drafted + u[1].drafted == 0);
+            CHECK(u[0].accepted <= u[0].drafted && (way & 2 || u[1].cached_tokens == 0));
+            if (way & 2)
+                CHECK_U64_EQ(u[1].cached_tokens, PROMPT - 1);
+            drafted += u[0].drafted;
+            accepted += u[0].accepted;
+            cached += u[1].cached_tokens;
+            schedule_close(s);
+        }
+    }
+    CHECK(accepted > 50 && accepted < drafted && cached > 0);
+}
+
+struct asker {
+    struct schedule *s;
+    size_t who;
+    const int32_t *want;
+    bool cancels;
+};
+static void *ask(void *p)
+{
+    struct asker *a = p;
+    TEST_WHY;
+    struct cairn_stop stop = {.deadline_us = 0};
+    atomic_init(&stop.cancelled, false);
+    struct schedule_job *j = submit(a->s, a->who, &stop);
+    if (!a->cancels) {
+        check_same(j, a->want, NULL);
+    } else {
+        int32_t id = 0;
+        for (size_t i = 0; i < a->who * 5; i++) {
+            CHECK_OK(schedule_next(j, &id, &why));
+            CHECK_I64_EQ(id, a->want[i]);
+        }
+        if (a->who % 2) { /* some say so, some only go */
+            atomic_store(&stop.cancelled, true);
+            CHECK_ERR(schedule_next(j, &id, &why), CAIRN_ESTOPPED);
+        }
+    }
+    schedule_drop(j);
+    return NULL;
+}
+
+static void every_request_gets_in_company_what_it_gets_alone(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { N = 12, ROUNDS = 4 };
+    static int32_t want[N][WRITE];
+    for (size_t i = 0; i < N; i++)
+        write_plainly(d, i, want[i]);
+    for (unsigned batch = 1; batch <= 16; batch = batch * 2 + 1) {
+        struct schedule *s = NULL;
+        struct schedule_opts o = usual;
+        o.batch_max = batch < 16 ? batch : 16;
+        CHECK_OK(schedule_open(&s, d, &o, &why));
+        for (int round = 0; round < ROUNDS; round++) {
+            pthread_t threads[N];
+            struct asker a[N];
+            for (size_t i = 0; i < N; i++) {
+                a[i] = (struct asker){
+                    .s = s, .who = i, .want = want[i], .cancels = (i + (size_t)round) % 4 == 0};
+                CHECK(pthread_create(&threads[i], NULL, ask, &a[i]) == 0);
+            }
+            for (size_t i = 0; i < N; i++)
+                CHECK(pthread_join(threads[i], NULL) == 0);
+        }
+        struct generator_stats st;
+        schedule_stats_get(s, &st);
+        CHECK(st.rejected == 0 && st.cached_tokens > 0 && (batch > 1 || st.drafted > 0));
+        schedule_close(s);
+    }
+}
+
+static void pages_that_are_short_make_requests_wait_and_not_fail(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { N = 8 };
+    static int32_t want[N][WRITE];
+    struct decoder *small = open_with(9); /* two requests of four pages, and one over */
+    struct schedule *s = NULL;
+    pthread_t threads[N];
+    struct asker a[N];
+    for (size_t i = 0; i < N; i++)
+        write_plainly(d, i, want[i]);
+    CHECK_OK(schedule_open(&s, small, &usual, &why));
+    for (size_t i = 0; i < N; i++) {
+        a[i] = (struct asker){.s = s, .who = i, .want = want[i], .cancels = i % 4 == 2};
+        CHECK(pthread_create(&threads[i], NULL, ask, &a[i]) == 0);
+    }
+    for (size_t i = 0; i < N; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    /* pages that somebody else holds for good are an error, with words */
+    struct decoder_seq *other = NULL;
+    int32_t id;
+    CHECK_OK(decoder_seq_open(&other, small, 6 * DECODER_PAGE, &why));
+    CHECK_OK(decoder_seq_reserve(other, 6 * DECODER_PAGE, &why));
+    struct schedule_job *j = submit(s, 0, NULL);
+    CHECK_ERR(schedule_next(j, &id, &why), CAIRN_EFULL);
+    CHECK(strstr(why.text, "generator.kv_bytes") != NULL);
+    schedule_drop(j);
+    decoder_seq_close(other);
+    j = submit(s, 0, NULL);
+    check_same(j, want[0], NULL);
+    schedule_drop(j);
+    schedule_close(s);
+    decoder_close(small);
+}
+
+static void limits_deadlines_and_cancellation_are_errors(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct schedule *s = NULL;
+    struct schedule_opts o = usual;
+    int32_t ids[PROMPT] = {0}, id;
+    struct schedule_job *j = NULL, *more[3];
+    o.batch_max = 0;
+    CHECK_ERR(schedule_open(&s, d, &o, &why), CAIRN_EINVAL);
+    o.batch_max = 1;
+    o.queue_max = 2;
+    CHECK_OK(schedule_open(&s, d, &o, &why));
+    struct schedule_request bad = {.ids = ids, .n = PROMPT, .max_tokens = TINY_CTX};
+    CHECK_ERR(schedule_submit(s, &bad, &j, &why), CAIRN_EFULL);
+    bad.max_tokens = 0;
+    CHECK_ERR(schedule_submit(s, &bad, &j, &why), CAIRN_EINVAL);
+    CHECK(j == NULL);
+    struct cairn_stop late = {.deadline_us = 1};
+    j = submit(s, 0, &late);
+    CHECK_ERR(schedule_next(j, &id, &why), CAIRN_EDEADLINE);
+    schedule_drop(j);
+    /* one runs and is not read, two wait, the next is refused */
+    struct generator_stats st;
+    struct cairn_stop stop = {.deadline_us = 0};
+    for (int i = 0; i < 3; i++)
+        more[i] = NULL;
+    size_t refused = 0;
+    for (int i = 0; i < 200 && !refused;
+         i++) { /* the first may end before the next is there: try until full */
+        struct schedule_request q = {.ids = ids, .n = PROMPT, .max_tokens = 800, .stop = &stop};
+        struct schedule_job **slot = more[0] ? more[1] ? &more[2] : &more[1] : &more[0];
+        if (*slot) {
+            schedule_drop(more[0]);
+            more[0] = more[1];
+            more[1] = more[2];
+            more[2] = NULL;
+            slot = &more[2];
+        }
+        enum cairn_err err = schedule_submit(s, &q, slot, &why);
+        CHECK(err == CAIRN_OK || err == CAIRN_EBUSY);
+        refused += err == CAIRN_EBUSY;
+    }
+    schedule_stats_get(s, &st);
+    CHECK(refused == 1 && st.rejected == 1 && strstr(why.text, "generator.queue_max"));
+    atomic_store(&stop.cancelled, true);
+    for (int i = 0; i < 3; i++)
+        if (more[i]) {
+            CHECK_ERR(schedule_next(more[i], &id, &why), CAIRN_ESTOPPED);
+            schedule_drop(more[i]);
+        }
+    schedule_close(s);
+}
+
+static void writing_allocates_nothing_and_no_memory_is_an_error(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    int32_t want[WRITE], ids[PROMPT], id;
+    write_plainly(d, 1, want);
+    prompt_of(ids, 1);
+    for (uint64_t nth = 1;; nth++) {
+        struct schedule *s = NULL;
+        struct schedule_job *j = NULL;
+        struct schedule_request q = {.ids = ids, .n = PROMPT, .max_tokens = WRITE, .sampler = sampler_of(1)};
+        cairn_alloc_fail_after(nth, true);
+        enum cairn_err err = schedule_open(&s, d, &usual, &why);
+        if (!err)
+            err = schedule_submit(s, &q, &j, &why);
+        if (!err)
+            err = schedule_next(j, &id, &why); /* the sequence is opened by the thread */
+        uint64_t before = cairn_alloc_count();
+        cairn_alloc_fail_after(0, false);
+        for (size_t i = 1; !err && i < WRITE; i++) {
+            CHECK_OK(schedule_next(j, &id, &why));
+            CHECK_I64_EQ(id, want[i]);
+        }
+        if (!err)
+            CHECK_U64_EQ(cairn_alloc_count(), before);
+        schedule_drop(j);
+        schedule_close(s);
+        if (!err)
+            break;
+        CHECK_I64_EQ(err, CAIRN_ENOMEM);
+    }
+}
+
+static void lookup_takes_the_longest_then_the_sources_then_the_latest(void **state)
+{
+    UNUSED_STATE(state);
+    int32_t out[8];
+    const int32_t none[] = {1, 2, 3, 4, 5};
+    CHECK_U64_EQ(draft_find(none, 5, 0, 5, out, 8), 0);
+    CHECK_U64_EQ(draft_find(none, 2, 0, 2, out, 8), 0);
+    const int32_t one[] = {7, 1, 2, 9, 8, 5, 1, 2};
+    CHECK_U64_EQ(draft_find(one, 8, 0, 8, out, 3), 3);
+    CHECK(out[0] == 9 && out[1] == 8 && out[2] == 5);
+    const int32_t longer[] = {3, 1, 2, 40, 4, 1, 2, 50, 3, 1, 2}; /* 3 1 2 beats the later 1 2 */
+    CHECK_U64_EQ(draft_find(longer, 11, 0, 0, out, 1), 1);
+    CHECK_I64_EQ(out[0], 40);
+    const int32_t inside[] = {1, 2, 40, 1, 2, 50, 1, 2}; /* equal: the sources', else the latest */
+    CHECK_U64_EQ(draft_find(inside, 8, 0, 3, out, 1), 1);
+    CHECK_I64_EQ(out[0], 40);
+    CHECK_U64_EQ(draft_find(inside, 8, 0, 0, out, 1), 1);
+    CHECK_I64_EQ(out[0], 50);
+    CHECK_U64_EQ(draft_find(inside, 8, 0, 8, out, 8), 3); /* as far as there is something */
+    struct draft_pace p = {.length = DRAFT_START};
+    for (int i = 0; i < 10; i++)
+        draft_told(&p, p.length, p.length);
+    CHECK_U64_EQ(p.length, DRAFT_MAX);
+    draft_told(&p, 15, 3);
+    CHECK_U64_EQ(p.length, 7);
+    for (int i = 0; i < 5; i++)
+        draft_told(&p, p.length, 0);
+    CHECK(p.length == 1 && p.rest == DRAFT_REST);
+    for (int i = 0; i < DRAFT_REST; i++)
+        draft_told(&p, 0, 0);
+    CHECK(p.length == 1 && p.rest == 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(lookup_takes_the_longest_then_the_sources_then_the_latest),
+        TEST(drafts_and_kept_beginnings_change_nothing_but_time),
+        TEST(every_request_gets_in_company_what_it_gets_alone),
+        TEST(pages_that_are_short_make_requests_wait_and_not_fail),
+        TEST(limits_deadlines_and_cancellation_are_errors),
+        TEST(writing_allocates_nothing_and_no_memory_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
