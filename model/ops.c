@@ -130,9 +130,10 @@ enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_
     c->worker_bytes = (c->ops->worker_bytes(rows_max, k_max) + 127) & ~(size_t)127;
     c->scores_ld = (keys_max + KV_RUN - 1) / KV_RUN * KV_RUN;
     c->shared = cairn_aligned(64, c->ops->shared_bytes(rows_max, k_max) + 64);
+    c->shared_few = cairn_aligned(64, c->ops->shared_bytes(OPS_ROWS_FEW - 1, k_max) + 64);
     c->workers = cairn_aligned(64, c->worker_bytes * c->n_threads + 64);
     c->scores = cairn_aligned(64, (size_t)c->n_threads * OPS_TILE_MAX * c->scores_ld * sizeof(float) + 64);
-    if (!c->shared || !c->workers || !c->scores) {
+    if (!c->shared || !c->shared_few || !c->workers || !c->scores) {
         compute_release(c);
         return cairn_fail(why, CAIRN_ENOMEM, "scratch for %zu rows of %zu", rows_max, k_max);
     }
@@ -142,9 +143,10 @@ enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_
 void compute_release(struct compute *c)
 {
     cairn_free(c->shared);
+    cairn_free(c->shared_few);
     cairn_free(c->workers);
     cairn_free(c->scores);
-    c->shared = c->workers = NULL;
+    c->shared = c->shared_few = c->workers = NULL;
     c->scores = NULL;
 }
 
@@ -160,6 +162,7 @@ struct matmul_run {
     size_t rows, k, n_jobs, n_chunks, first_unit[OPS_JOBS_MAX + 1];
     size_t path_rows; /* the count of rows by which a backend chooses its path */
     bool packed;
+    const struct matmul_run *few; /* the same jobs for rows of the other path, in the same pass, or NULL */
 };
 
 static void prepare_range(void *ctx, size_t begin, size_t end, unsigned worker)
@@ -174,6 +177,7 @@ static void prepare_range(void *ctx, size_t begin, size_t end, unsigned worker)
 static void matmul_range(void *ctx, size_t begin, size_t end, unsigned worker)
 {
     const struct matmul_run *m = ctx;
+    const struct matmul_run *few = m->few;
     void *scratch = m->c->workers + worker * m->c->worker_bytes;
     for (size_t u = begin; u < end; u++) {
         size_t j = 0;
@@ -184,61 +188,83 @@ static void matmul_range(void *ctx, size_t begin, size_t end, unsigned worker)
         size_t r0 = at % m->n_chunks * OPS_ROW_CHUNK,
                r1 = r0 + OPS_ROW_CHUNK < m->rows ? r0 + OPS_ROW_CHUNK : m->rows;
         m->c->ops->panel(m->c, &m->jobs[j], m->x, m->path_rows, n0, n1, r0, r1, scratch);
+        if (few && r0 == 0) /* the weights of this panel are in the cache now */
+            few->c->ops->panel(few->c, &few->jobs[j], few->x, few->path_rows, n0, n1, 0, few->rows, scratch);
     }
 }
 
-static void matmul(const struct compute *c, const float *x, size_t rows, size_t path_rows,
-                   const struct matmul_job *jobs, size_t n_jobs)
+static void matmul_init(struct matmul_run *m, const struct compute *c, const float *x, size_t rows,
+                        size_t path_rows, const struct matmul_job *jobs, size_t n_jobs)
 {
     CAIRN_CHECK(n_jobs >= 1 && n_jobs <= OPS_JOBS_MAX && rows <= c->rows_max);
-    if (!rows)
-        return;
-    struct matmul_run m = {.c = c,
-                           .jobs = jobs,
-                           .x = x,
-                           .rows = rows,
-                           .k = jobs[0].w->k,
-                           .n_jobs = n_jobs,
-                           .path_rows = path_rows};
-    m.packed = jobs[0].w->packed != NULL;
-    m.n_chunks = (rows + OPS_ROW_CHUNK - 1) / OPS_ROW_CHUNK;
+    *m = (struct matmul_run){.c = c,
+                             .jobs = jobs,
+                             .x = x,
+                             .rows = rows,
+                             .k = jobs[0].w->k,
+                             .n_jobs = n_jobs,
+                             .path_rows = path_rows};
+    m->packed = jobs[0].w->packed != NULL;
+    m->n_chunks = (rows + OPS_ROW_CHUNK - 1) / OPS_ROW_CHUNK;
     for (size_t j = 0; j < n_jobs; j++) {
-        CAIRN_CHECK(jobs[j].w->k == m.k && (jobs[j].w->packed != NULL) == m.packed && m.k <= c->k_max);
-        m.first_unit[j + 1] = m.first_unit[j] + (jobs[j].w->n + OPS_PANEL - 1) / OPS_PANEL * m.n_chunks;
+        CAIRN_CHECK(jobs[j].w->k == m->k && (jobs[j].w->packed != NULL) == m->packed && m->k <= c->k_max);
+        m->first_unit[j + 1] = m->first_unit[j] + (jobs[j].w->n + OPS_PANEL - 1) / OPS_PANEL * m->n_chunks;
     }
-    if (c->ops->prepare) {
-        if (rows <= PREPARE_ROWS)
-            prepare_range(&m, 0, 1, 0);
-        else
-            cairn_pool_run(c->pool, (rows + PREPARE_ROWS - 1) / PREPARE_ROWS, 1, prepare_range, &m);
-    }
-    size_t units = m.first_unit[n_jobs];
-    size_t grain = path_rows >= OPS_ROWS_FEW          ? 1
-                   : units / (c->n_threads * 16u) < 1 ? 1
-                                                      : units / (c->n_threads * 16u);
-    cairn_pool_run(c->pool, units, grain < 8 ? grain : 8, matmul_range, &m);
+    if (!c->ops->prepare)
+        return;
+    if (rows <= PREPARE_ROWS)
+        prepare_range(m, 0, 1, 0);
+    else
+        cairn_pool_run(c->pool, (rows + PREPARE_ROWS - 1) / PREPARE_ROWS, 1, prepare_range, m);
+}
+
+static void matmul_do(struct matmul_run *m)
+{
+    size_t units = m->first_unit[m->n_jobs];
+    size_t grain = m->path_rows >= OPS_ROWS_FEW          ? 1
+                   : units / (m->c->n_threads * 16u) < 1 ? 1
+                                                         : units / (m->c->n_threads * 16u);
+    cairn_pool_run(m->c->pool, units, grain < 8 ? grain : 8, matmul_range, m);
 }
 
 void ops_matmul(const struct compute *c, const float *x, size_t rows, const struct matmul_job *jobs,
                 size_t n_jobs)
 {
-    matmul(c, x, rows, rows, jobs, n_jobs);
+    struct matmul_run m;
+    if (!rows)
+        return;
+    matmul_init(&m, c, x, rows, rows, jobs, n_jobs);
+    matmul_do(&m);
 }
 
 void ops_matmul_mixed(const struct compute *c, const float *x, size_t n_few, size_t n_many,
                       const struct matmul_job *jobs, size_t n_jobs)
 {
     enum { FEW = OPS_ROWS_FEW - 1 };
-    struct matmul_job at[OPS_JOBS_MAX];
+    struct matmul_job at[2][OPS_JOBS_MAX];
+    struct compute other = *c; /* each path has its own form of the rows */
+    struct matmul_run few, many;
+    other.shared = c->shared_few;
     CAIRN_CHECK(n_jobs >= 1 && n_jobs <= OPS_JOBS_MAX);
-    memcpy(at, jobs, n_jobs * sizeof *at);
-    for (size_t done = 0; done < n_few + n_many;) {
-        size_t n = done >= n_few ? n_many : n_few - done < FEW ? n_few - done : FEW;
-        matmul(c, x, n, done < n_few || n > OPS_ROWS_FEW ? n : OPS_ROWS_FEW, at, n_jobs);
+    memcpy(at[0], jobs, n_jobs * sizeof *jobs);
+    while (n_few + n_many) {
+        size_t n = n_few < FEW ? n_few : FEW;
+        bool last = n == n_few && n_many;
+        if (n)
+            matmul_init(&few, &other, x, n, n, at[0], n_jobs);
+        n_few -= n;
         x += n * jobs[0].w->k;
+        memcpy(at[1], at[0], n_jobs * sizeof *jobs);
         for (size_t j = 0; j < n_jobs; j++)
-            at[j].y += n * at[j].ld;
-        done += n;
+            at[1][j].y += n * at[1][j].ld;
+        if (last) {
+            matmul_init(&many, c, x, n_many, n_many > OPS_ROWS_FEW ? n_many : OPS_ROWS_FEW, at[1], n_jobs);
+            many.few = n ? &few : NULL;
+            matmul_do(&many);
+            return;
+        }
+        matmul_do(&few);
+        memcpy(at[0], at[1], n_jobs * sizeof *jobs);
     }
 }
 

@@ -119,8 +119,8 @@ struct compute {
     struct cairn_pool *pool; /* BORROWED, may be NULL */
     unsigned n_threads;
     size_t rows_max, k_max, worker_bytes, scores_ld;
-    char *shared, *workers; /* OWNED */
-    float *scores;          /* OWNED: per worker OPS_TILE_MAX rows of scores_ld */
+    char *shared, *shared_few, *workers; /* OWNED */
+    float *scores;                       /* OWNED: per worker OPS_TILE_MAX rows of scores_ld */
 };
 CAIRN_MUST_USE enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_t rows_max,
                                            size_t k_max, size_t keys_max, struct cairn_why *why);
