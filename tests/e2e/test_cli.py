@@ -761,6 +761,29 @@ class WithModels(Case):
             self.assertIn(p.returncode, (DONE, REFUSED), errors)
 
 
+    def test_computed_prompts_are_shared_by_those_who_may_read_the_same(self):
+        import urllib.request
+        s = self.serve(*self.MODELS, "--set", "generator.relevance_min=0", models=True)
+
+        def usage(*who):
+            flags = [f for w in who for f in ("--as", w)]
+            r = cairn("ask", "--server", s.rpc, "--mode", "generate", "--max-tokens", "8", *flags, "--json", "kb",
+                      "How many days of paid leave does every employee have?")
+            self.assertIn(r.returncode, (DONE, REFUSED), r.stderr)
+            return json.loads(r.stdout)["usage"]
+        first, again, other = usage("it", "everyone"), usage("everyone", "it"), usage("everyone")
+        self.assertEqual(first["prompt_tokens"], other["prompt_tokens"], "the same question, sources and prompt")
+        self.assertEqual(first["cached_tokens"], 0)
+        self.assertEqual(again["cached_tokens"], again["prompt_tokens"] - 1)
+        self.assertGreater(other["cached_tokens"], 0, "the system message is everybody's")
+        self.assertLess(other["cached_tokens"], 80, "and nothing else")
+        self.assertEqual(usage("everyone")["cached_tokens"], again["cached_tokens"])
+        stats = self.run_json("debug", "stat", "--server", s.rpc)["generator"]
+        self.assertEqual(stats["cached_tokens"], 2 * again["cached_tokens"] + other["cached_tokens"])
+        self.assertEqual(stats["kv_pages_free"], stats["kv_pages"], "kept pages are free for the asking")
+        text = urllib.request.urlopen("http://%s/metrics" % s.http, timeout=WAIT_S).read().decode()
+        self.assertIn("cairn_generator_cached_tokens_total %d\n" % stats["cached_tokens"], text)
+
     def test_a_drain_lets_the_answer_finish(self):
         s = self.serve(*self.MODELS, models=True)
         p = subprocess.Popen([CAIRN, "ask", "--server", s.rpc, "--mode", "generate", "--max-tokens", "24", "--seed", "1", "--as", "everyone",
