@@ -591,6 +591,8 @@ int bench_main(int argc, char **argv)
 {
     if (argc >= 2 && strcmp(argv[1], "index") == 0)
         return bench_index(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "answers") == 0)
+        return bench_answers(argc - 1, argv + 1);
     struct options o = {.command = "bench", .rerank_weight = -1};
     struct cairn_why why = {{0}};
     int code = options_read(&o, rows, N_ROWS, argc, argv);
@@ -600,7 +602,7 @@ int bench_main(int argc, char **argv)
         options_print("bench [options]",
                       "Measures this machine: ingest, embedding, search, answers, memory. Nothing else "
                       "should run beside it. `cairn bench index --help`: the vector index, beside other "
-                      "libraries.",
+                      "libraries; `cairn bench answers --help`: first tokens, kept prompts, drafts.",
                       rows, N_ROWS, stdout);
         return finish_output(&o);
     }

@@ -82,5 +82,6 @@ int eval_answers(int argc, char **argv);
 int eval_grounding(int argc, char **argv);
 int bench_probe(const struct options *o);
 int bench_index(int argc, char **argv);
+int bench_answers(int argc, char **argv);
 
 #endif

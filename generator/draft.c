@@ -1,21 +1,25 @@
 /* draft.c - prompt lookup. The list is read from its end for every guess: a few microseconds for thousands of
- * tokens, next to a step of milliseconds, so there is no index to keep. */
+ * tokens, next to a step of milliseconds, so there is no index to keep.
+ *
+ * The numbers were chosen on 25 answers of the 1.5B model to data/questions.jsonl, replayed at 2 to 20 % of a
+ * step for each row more: at 5 %, 1.9 times the tokens of one-by-one; without matches of one token, or with a
+ * pause after a wrong guess, 1.7 to 1.8; started at four tokens, 1.9. */
 #include "draft.h"
 
 #include <string.h>
 
-enum { MATCH_MAX = 4, MATCH_MIN = 2 };
+enum { MATCH_MAX = 4, SURE = 3 /* fewer tokens alike: guess only twice as many */ };
 
 size_t draft_find(const int32_t *ids, size_t n, size_t from, size_t to, int32_t *out, size_t max)
 {
     size_t best = 0, at = 0;
     bool best_inside = false;
-    if (n < MATCH_MIN + 1 || !max)
+    if (!n)
         return 0;
-    for (size_t i = n - 1; i >= MATCH_MIN; i--) { /* ids[i] would come next */
-        if (ids[i - 1] != ids[n - 1] || ids[i - 2] != ids[n - 2])
+    for (size_t i = n - 1; i > 0; i--) { /* ids[i] would come next */
+        if (ids[i - 1] != ids[n - 1])
             continue;
-        size_t m = MATCH_MIN;
+        size_t m = 1;
         while (m < MATCH_MAX && m < i && ids[i - 1 - m] == ids[n - 1 - m])
             m++;
         bool inside = i >= from && i < to;
@@ -25,21 +29,19 @@ size_t draft_find(const int32_t *ids, size_t n, size_t from, size_t to, int32_t 
             at = i;
         }
     }
-    if (!best)
-        return 0;
+    if (best < SURE && max > 2 * best)
+        max = 2 * best;
     size_t len = n - at < max ? n - at : max;
     memcpy(out, ids + at, len * sizeof *out);
     return len;
 }
 
-void draft_told(struct draft_pace *p, size_t drafted, size_t accepted)
+size_t draft_length(size_t length, size_t drafted, size_t accepted)
 {
     if (!drafted)
-        p->rest -= p->rest > 0;
-    else if (accepted == drafted)
-        p->length = p->length + 2 < DRAFT_MAX ? p->length + 2 : DRAFT_MAX;
-    else {
-        p->length = p->length / 2 > accepted ? p->length / 2 : accepted > 1 ? accepted : 1;
-        p->rest = accepted ? 0 : DRAFT_REST;
-    }
+        return length;
+    if (accepted == drafted)
+        return length + 2 < DRAFT_MAX ? length + 2 : DRAFT_MAX;
+    length = length / 2 > accepted ? length / 2 : accepted;
+    return length ? length : 1;
 }

@@ -5,16 +5,13 @@
 
 #include <cairn/base.h>
 
-/* What followed the last tokens of ids where they stood before: the place whose 4, 3 or 2 tokens before it
- * are the same, longest first, then one inside [from, to), then the latest. Returns how many, <= max. */
+/* What followed the last tokens of ids where they stood before: the place with up to four tokens before it
+ * the same, the more the better, then one inside [from, to), then the latest. Returns how many, <= max; few
+ * when only one or two tokens are the same. */
 size_t draft_find(const int32_t *ids, size_t n, size_t from, size_t to, int32_t *out, size_t max);
 
-/* How many to guess: grows by two while all come true, halves when one does not, and after a guess that was
- * wrong from its first token waits a little. */
-struct draft_pace {
-    size_t length, rest; /* start: DRAFT_START, 0 */
-};
-enum { DRAFT_START = 4, DRAFT_MAX = 15, DRAFT_REST = 4 };
-void draft_told(struct draft_pace *p, size_t drafted, size_t accepted);
+/* How many to guess: two more after a guess that came true, half after one that did not. */
+enum { DRAFT_START = 8, DRAFT_MAX = 15 };
+size_t draft_length(size_t length, size_t drafted, size_t accepted);
 
 #endif

@@ -26,7 +26,7 @@ struct schedule_job {
     struct decoder_seq *seq;
     struct decoder_share share;
     struct sampler sampler;
-    struct draft_pace pace;
+    size_t draft_length;           /* at most this many guesses */
     size_t n_prompt, n_ids, n_end; /* known tokens; room */
     size_t n_draft;                /* behind n_ids in the step that runs */
     bool ended;                    /* nothing more will be computed */
@@ -89,7 +89,7 @@ enum cairn_err schedule_submit(struct schedule *s, const struct schedule_request
     j->s = s;
     j->share = q->share;
     j->sampler = q->sampler;
-    j->pace.length = DRAFT_START;
+    j->draft_length = DRAFT_START;
     j->n_prompt = j->n_ids = q->n;
     j->n_end = q->n + q->max_tokens;
     j->stop = q->stop;
@@ -326,9 +326,9 @@ static size_t guess(struct schedule *s, struct schedule_job *j, size_t most)
 {
     size_t left = j->n_end - j->n_ids - 1; /* the step writes one token more than it drafts */
     most = most < left ? most : left;
-    most = most < j->pace.length ? most : j->pace.length;
+    most = most < j->draft_length ? most : j->draft_length;
     most = most < s->o.draft_max ? most : s->o.draft_max;
-    if (j->pace.rest || !most)
+    if (!most)
         return 0;
     return draft_find(j->ids, j->n_ids, j->share.n_public, j->n_prompt, j->ids + j->n_ids, most);
 }
@@ -387,7 +387,7 @@ static void read_logits(struct schedule *s, struct schedule_job *j, const float 
     }
     if (!j->ended && decoder_seq_len(j->seq) >= j->n_ids) /* of a draft, what did not come true */
         decoder_seq_truncate(j->seq, (uint32_t)j->n_ids - 1);
-    draft_told(&j->pace, j->n_draft, accepted);
+    j->draft_length = draft_length(j->draft_length, j->n_draft, accepted);
     (void)pthread_mutex_lock(&s->lock);
     if (j->n_shown == 0)
         j->usage.prefill_us = cairn_now_us() - j->begun_us;

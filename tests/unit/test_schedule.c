@@ -338,10 +338,14 @@ static void lookup_takes_the_longest_then_the_sources_then_the_latest(void **sta
     int32_t out[8];
     const int32_t none[] = {1, 2, 3, 4, 5};
     CHECK_U64_EQ(draft_find(none, 5, 0, 5, out, 8), 0);
-    CHECK_U64_EQ(draft_find(none, 2, 0, 2, out, 8), 0);
-    const int32_t one[] = {7, 1, 2, 9, 8, 5, 1, 2};
-    CHECK_U64_EQ(draft_find(one, 8, 0, 8, out, 3), 3);
-    CHECK(out[0] == 9 && out[1] == 8 && out[2] == 5);
+    CHECK_U64_EQ(draft_find(none, 0, 0, 0, out, 8), 0);
+    const int32_t one[] = {7, 2, 9, 8, 5, 4, 2}; /* one token alike: two guesses; two: four */
+    CHECK_U64_EQ(draft_find(one, 7, 0, 7, out, 8), 2);
+    CHECK(out[0] == 9 && out[1] == 8);
+    const int32_t two[] = {7, 1, 2, 9, 8, 5, 4, 3, 1, 2};
+    CHECK_U64_EQ(draft_find(two, 10, 0, 10, out, 8), 4);
+    CHECK(out[0] == 9 && out[1] == 8 && out[2] == 5 && out[3] == 4);
+    CHECK_U64_EQ(draft_find(two, 10, 0, 10, out, 3), 3);
     const int32_t longer[] = {3, 1, 2, 40, 4, 1, 2, 50, 3, 1, 2}; /* 3 1 2 beats the later 1 2 */
     CHECK_U64_EQ(draft_find(longer, 11, 0, 0, out, 1), 1);
     CHECK_I64_EQ(out[0], 40);
@@ -351,18 +355,16 @@ static void lookup_takes_the_longest_then_the_sources_then_the_latest(void **sta
     CHECK_U64_EQ(draft_find(inside, 8, 0, 0, out, 1), 1);
     CHECK_I64_EQ(out[0], 50);
     CHECK_U64_EQ(draft_find(inside, 8, 0, 8, out, 8), 3); /* as far as there is something */
-    struct draft_pace p = {.length = DRAFT_START};
+    size_t length = DRAFT_START;
     for (int i = 0; i < 10; i++)
-        draft_told(&p, p.length, p.length);
-    CHECK_U64_EQ(p.length, DRAFT_MAX);
-    draft_told(&p, 15, 3);
-    CHECK_U64_EQ(p.length, 7);
+        length = draft_length(length, length, length);
+    CHECK_U64_EQ(length, DRAFT_MAX);
+    CHECK_U64_EQ(draft_length(15, 15, 3), 7);
+    CHECK_U64_EQ(draft_length(15, 15, 9), 9);
     for (int i = 0; i < 5; i++)
-        draft_told(&p, p.length, 0);
-    CHECK(p.length == 1 && p.rest == DRAFT_REST);
-    for (int i = 0; i < DRAFT_REST; i++)
-        draft_told(&p, 0, 0);
-    CHECK(p.length == 1 && p.rest == 0);
+        length = draft_length(length, length, 0);
+    CHECK_U64_EQ(length, 1);
+    CHECK_U64_EQ(draft_length(4, 0, 0), 4);
 }
 
 int main(void)
