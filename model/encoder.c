@@ -261,14 +261,14 @@ static enum cairn_err make_room(struct encoder *e, const struct model_opts *o, s
         return err;
     for (uint32_t i = 0; i < e->n_layer; i++) {
         struct layer *l = &e->layers[i];
-        struct weight *all[] = {&l->q.w, &l->k.w, &l->v.w, &l->o.w, &l->up.w, &l->down.w};
-        for (size_t j = 0; j < sizeof all / sizeof all[0]; j++)
-            if (!weight_pack(&e->compute, all[j]))
-                return cairn_fail(why, CAIRN_ENOMEM, "packed weights of layer %u", i);
+        struct weight *qkv[] = {&l->q.w, &l->k.w, &l->v.w}, *rest[] = {&l->o.w, &l->up.w, &l->down.w};
+        if (!weights_pack(&e->compute, qkv, 3) || !weights_pack(&e->compute, &rest[0], 1) ||
+            !weights_pack(&e->compute, &rest[1], 1) || !weights_pack(&e->compute, &rest[2], 1))
+            return cairn_fail(why, CAIRN_ENOMEM, "packed weights of layer %u", i);
     }
     /* the head too, so that a pair's logit does not depend on how many pairs are scored with it */
-    if (e->classifier.w.bytes &&
-        (!weight_pack(&e->compute, &e->pooler.w) || !weight_pack(&e->compute, &e->classifier.w)))
+    if (e->classifier.w.bytes && (!weights_pack(&e->compute, (struct weight *[]){&e->pooler.w}, 1) ||
+                                  !weights_pack(&e->compute, (struct weight *[]){&e->classifier.w}, 1)))
         return cairn_fail(why, CAIRN_ENOMEM, "packed weights of the classifier");
     e->head_floats = 2 * e->compute.scores_ld * e->head_dim;
     e->x = floats(BATCH_TOKENS, e->dim);
