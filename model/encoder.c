@@ -2,10 +2,13 @@
  * from safetensors with the names of the original, or from GGUF (architecture bert).
  *
  * No padding: the tokens of all sequences of a batch are the rows of one matrix, so products run on [tokens,
- * dim] and only attention looks at where a sequence begins and ends. A batch has at most BATCH_TOKENS rows.
- * Weights are packed once at open when the backend has a packed form; the result of a text does not depend on
- * what it is batched with. Threads: encoder.lock is held while a batch is computed; tokenising happens
- * outside it. */
+ * dim] and only attention looks at where a sequence begins and ends. Weights are packed once at open when the
+ * backend has a packed form; the result of a text does not depend on what it is batched with.
+ *
+ * Threads: encoder.lock is held while a turn of at most TURN_TOKENS per thread is computed; tokenising
+ * happens outside it. A turn that fits one room is computed by all threads together, range by range. A larger
+ * one is cut into batches, and a thread takes a batch through all layers in a room of its own: nobody waits
+ * for anybody, and a batch's rows stay in that core's cache. */
 #include "ops.h"
 
 #include <math.h>
@@ -14,8 +17,10 @@
 #include <string.h>
 
 enum {
-    BATCH_TOKENS = 2048,
-    MAX_TOKENS_MAX = 2048, /* longest sequence we accept from a card: fits one batch */
+    TURN_TOKENS = 1024,
+    BATCH_TOKENS = 256, /* a batch ends with the sequence that reaches this: weights are read once a batch */
+    ROOM_TOKENS = 512,  /* or the longest sequence, if that is more */
+    MAX_TOKENS_MAX = 2048, /* longest sequence we accept from a card */
     LAYERS_MAX = 128,
     DIM_MAX = 8192,
     FF_MAX = 65536,
@@ -35,6 +40,13 @@ struct layer {
     struct norm attn_norm, out_norm;
 };
 
+/* Where a batch is computed. */
+struct room {
+    struct compute compute;
+    float *x, *q, *k, *v, *mixed, *inner, *pooled, *pooled2;
+    float *heads; /* per worker: keys (turned) and values of one head of one sequence */
+};
+
 struct encoder {
     pthread_mutex_t lock;
     bool lock_ready, normalize;
@@ -49,10 +61,9 @@ struct encoder {
     struct norm embedding_norm;
     struct layer *layers;
     struct dense pooler, classifier; /* w.bytes NULL: none */
-    struct compute compute;
-    float *x, *q, *k, *v, *mixed, *inner, *pooled, *pooled2;
-    float *heads; /* per worker: keys (turned) and values of one head of one sequence */
-    size_t head_floats;
+    struct cairn_pool *pool;         /* BORROWED */
+    struct room together, *alone;    /* alone: [n_alone], none when there is one thread */
+    size_t n_alone, room_tokens, head_floats;
 };
 
 /* ---- open
@@ -253,36 +264,63 @@ static float *floats(size_t rows, size_t n)
     return cairn_mul(rows, n * sizeof(float), &bytes) ? cairn_aligned(64, bytes + 64) : NULL;
 }
 
-static enum cairn_err make_room(struct encoder *e, const struct model_opts *o, struct cairn_why *why)
+static void room_release(struct room *r)
 {
+    float *all[] = {r->x, r->q, r->k, r->v, r->mixed, r->inner, r->pooled, r->pooled2, r->heads};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        cairn_free(all[i]);
+    compute_release(&r->compute);
+}
+
+static enum cairn_err room_init(const struct encoder *e, struct room *r, const struct model_opts *o,
+                                struct cairn_why *why)
+{
+    size_t n = e->room_tokens;
     enum cairn_err err =
-        compute_init(&e->compute, o, BATCH_TOKENS, e->n_ff > e->dim ? e->n_ff : e->dim, e->max_tokens, why);
+        compute_init(&r->compute, o, n, e->n_ff > e->dim ? e->n_ff : e->dim, e->max_tokens, why);
     if (err)
         return err;
+    size_t heads = r->compute.n_threads * 2 * r->compute.scores_ld;
+    float **rows[] = {&r->x, &r->q, &r->k, &r->v, &r->mixed, &r->pooled, &r->pooled2};
+    bool room = (r->inner = floats(n, e->n_ff)) && (r->heads = floats(heads, e->head_dim));
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        room = (*rows[i] = floats(n, e->dim)) && room;
+    if (!room)
+        return cairn_fail(why, CAIRN_ENOMEM, "activations for %zu tokens of width %u", n, e->dim);
+    memset(r->heads, 0, heads * e->head_dim * sizeof(float));
+    return CAIRN_OK;
+}
+
+static enum cairn_err make_rooms(struct encoder *e, const struct model_opts *o, struct cairn_why *why)
+{
+    e->pool = o->pool;
+    e->room_tokens = e->max_tokens > ROOM_TOKENS ? e->max_tokens : ROOM_TOKENS;
+    enum cairn_err err = room_init(e, &e->together, o, why);
+    const struct compute *c = &e->together.compute;
+    if (!err && c->n_threads > 1) {
+        struct model_opts one = *o;
+        one.pool = NULL;
+        e->alone = cairn_calloc(c->n_threads, sizeof *e->alone);
+        e->n_alone = e->alone ? c->n_threads : 0;
+        if (!e->alone)
+            err = cairn_fail(why, CAIRN_ENOMEM, "rooms of %u threads", c->n_threads);
+        for (size_t i = 0; i < e->n_alone && !err; i++)
+            err = room_init(e, &e->alone[i], &one, why);
+    }
+    if (err)
+        return err;
+    e->head_floats = 2 * c->scores_ld * e->head_dim;
     for (uint32_t i = 0; i < e->n_layer; i++) {
         struct layer *l = &e->layers[i];
-        struct weight *all[] = {&l->q.w, &l->k.w, &l->v.w, &l->o.w, &l->up.w, &l->down.w};
-        for (size_t j = 0; j < sizeof all / sizeof all[0]; j++)
-            if (!weight_pack(&e->compute, all[j]))
-                return cairn_fail(why, CAIRN_ENOMEM, "packed weights of layer %u", i);
+        struct weight *qkv[] = {&l->q.w, &l->k.w, &l->v.w}, *rest[] = {&l->o.w, &l->up.w, &l->down.w};
+        if (!weights_pack(c, qkv, 3) || !weights_pack(c, &rest[0], 1) || !weights_pack(c, &rest[1], 1) ||
+            !weights_pack(c, &rest[2], 1))
+            return cairn_fail(why, CAIRN_ENOMEM, "packed weights of layer %u", i);
     }
     /* the head too, so that a pair's logit does not depend on how many pairs are scored with it */
-    if (e->classifier.w.bytes &&
-        (!weight_pack(&e->compute, &e->pooler.w) || !weight_pack(&e->compute, &e->classifier.w)))
+    if (e->classifier.w.bytes && (!weights_pack(c, (struct weight *[]){&e->pooler.w}, 1) ||
+                                  !weights_pack(c, (struct weight *[]){&e->classifier.w}, 1)))
         return cairn_fail(why, CAIRN_ENOMEM, "packed weights of the classifier");
-    e->head_floats = 2 * e->compute.scores_ld * e->head_dim;
-    e->x = floats(BATCH_TOKENS, e->dim);
-    e->q = floats(BATCH_TOKENS, e->dim);
-    e->k = floats(BATCH_TOKENS, e->dim);
-    e->v = floats(BATCH_TOKENS, e->dim);
-    e->mixed = floats(BATCH_TOKENS, e->dim);
-    e->inner = floats(BATCH_TOKENS, e->n_ff);
-    e->pooled = floats(BATCH_TOKENS, e->dim);
-    e->pooled2 = floats(BATCH_TOKENS, e->dim);
-    e->heads = floats(e->compute.n_threads, e->head_floats);
-    if (!e->x || !e->q || !e->k || !e->v || !e->mixed || !e->inner || !e->pooled || !e->pooled2 || !e->heads)
-        return cairn_fail(why, CAIRN_ENOMEM, "activations for %d tokens of width %u", BATCH_TOKENS, e->dim);
-    memset(e->heads, 0, e->compute.n_threads * e->head_floats * sizeof(float));
     return CAIRN_OK;
 }
 
@@ -311,7 +349,7 @@ enum cairn_err encoder_open(struct encoder **out, const struct model_card *card,
         goto done;
     }
     if ((err = model_file_open(&e->file, card->path, why)) || (err = read_hyper(e, card, why)) ||
-        (err = read_weights(e, why)) || (err = make_room(e, o, why)))
+        (err = read_weights(e, why)) || (err = make_rooms(e, o, why)))
         goto done;
     err = card->vocab ? tokenizer_from_wordpiece(&e->tokenizer, card->vocab, card->lower_case, why)
                       : tokenizer_from_gguf(&e->tokenizer, e->file, why);
@@ -360,10 +398,10 @@ void encoder_close(struct encoder *e)
     norm_release(&e->embedding_norm);
     dense_release(&e->pooler);
     dense_release(&e->classifier);
-    float *rooms[] = {e->x, e->q, e->k, e->v, e->mixed, e->inner, e->pooled, e->pooled2, e->heads};
-    for (size_t j = 0; j < sizeof rooms / sizeof rooms[0]; j++)
-        cairn_free(rooms[j]);
-    compute_release(&e->compute);
+    for (size_t i = 0; i < e->n_alone; i++)
+        room_release(&e->alone[i]);
+    cairn_free(e->alone);
+    room_release(&e->together);
     tokenizer_close(e->tokenizer);
     model_file_close(e->file);
     cairn_free(e->name);
@@ -375,7 +413,7 @@ void encoder_close(struct encoder *e)
 
 uint32_t encoder_dim(const struct encoder *e) { return e->dim; }
 const char *encoder_name(const struct encoder *e) { return e->name; }
-const char *encoder_backend_name(const struct encoder *e) { return e->compute.ops->name; }
+const char *encoder_backend_name(const struct encoder *e) { return e->together.compute.ops->name; }
 const char *encoder_query_prefix(const struct encoder *e) { return e->query_prefix; }
 const struct tokenizer *encoder_tokenizer(const struct encoder *e) { return e->tokenizer; }
 uint32_t encoder_max_tokens(const struct encoder *e) { return e->max_tokens; }
@@ -385,11 +423,13 @@ uint32_t encoder_max_tokens(const struct encoder *e) { return e->max_tokens; }
 
 struct batch {
     struct encoder *e;
+    struct room *room;
     const int32_t *ids, *types; /* types NULL: all 0 */
     const size_t *lens;
-    size_t n_seqs, n; /* sequences, tokens */
-    size_t *starts;   /* [n_seqs] first row of each */
-    size_t *position; /* [n] */
+    size_t first_seq, first_token; /* in the call */
+    size_t n_seqs, n;              /* sequences, tokens */
+    const size_t *starts;          /* [n_seqs] first row of each */
+    const size_t *position;        /* [n] */
     const struct norm *norm;
 };
 
@@ -398,9 +438,9 @@ static void rows_embed(void *ctx, size_t begin, size_t end, unsigned worker)
     (void)worker;
     const struct batch *b = ctx;
     struct encoder *e = b->e;
-    const struct ops *ops = e->compute.ops;
+    const struct ops *ops = b->room->compute.ops;
     for (size_t r = begin; r < end; r++) {
-        float *x = e->x + r * e->dim, *other = e->q + r * e->dim;
+        float *x = b->room->x + r * e->dim, *other = b->room->q + r * e->dim;
         weight_row(&e->words, (size_t)b->ids[r], x);
         weight_row(&e->positions, b->position[r], other);
         ops->add(x, other, e->dim);
@@ -415,131 +455,175 @@ static void rows_norm(void *ctx, size_t begin, size_t end, unsigned worker)
     (void)worker;
     const struct batch *b = ctx;
     struct encoder *e = b->e;
-    for (size_t r = begin; r < end; r++)
-        e->compute.ops->layernorm(e->x + r * e->dim, e->x + r * e->dim, b->norm->w, b->norm->b, e->dim,
-                                  e->eps);
+    for (size_t r = begin; r < end; r++) {
+        float *x = b->room->x + r * e->dim;
+        b->room->compute.ops->layernorm(x, x, b->norm->w, b->norm->b, e->dim, e->eps);
+    }
 }
 
 /* Units are (sequence, head). */
 static void heads_attend(void *ctx, size_t begin, size_t end, unsigned worker)
 {
     const struct batch *b = ctx;
+    const struct room *room = b->room;
+    const struct compute *c = &room->compute;
     struct encoder *e = b->e;
     size_t hd = e->head_dim, dim = e->dim;
-    float *keys = e->heads + worker * e->head_floats, *values = keys + e->head_floats / 2;
+    float *keys = room->heads + worker * e->head_floats, *values = keys + e->head_floats / 2;
     for (size_t u = begin; u < end; u++) {
         size_t s = u / e->n_head, h = u % e->n_head, len = b->lens[s], at = b->starts[s] * dim + h * hd;
         for (size_t j = 0; j < len; j++)
-            ops_cache_put(keys, values, hd, j, e->k + at + j * dim, e->v + at + j * dim);
+            ops_cache_put(keys, values, hd, j, room->k + at + j * dim, room->v + at + j * dim);
         struct attend t = {.type = CACHE_F32,
                            .page_bytes = KV_PAGE * hd * sizeof(float),
                            .k = (const char *)keys,
                            .v = (const char *)values,
                            .head_dim = hd,
                            .scale = 1.0f / sqrtf((float)hd),
-                           .scores = compute_scores(&e->compute, worker),
-                           .scores_ld = e->compute.scores_ld};
+                           .scores = compute_scores(c, worker),
+                           .scores_ld = c->scores_ld};
         for (size_t row = 0; row < len; row += t.n) {
             t.n = 0;
-            for (size_t i = row; i < len && t.n < e->compute.ops->tile; i++, t.n++) {
-                t.q[t.n] = e->q + at + i * dim;
-                t.out[t.n] = e->mixed + at + i * dim;
+            for (size_t i = row; i < len && t.n < c->ops->tile; i++, t.n++) {
+                t.q[t.n] = room->q + at + i * dim;
+                t.out[t.n] = room->mixed + at + i * dim;
                 t.lo[t.n] = 0;
                 t.hi[t.n] = len;
             }
-            e->compute.ops->attend(&t);
+            c->ops->attend(&t);
         }
     }
 }
 
-/* Last layer's output in e->x. */
+/* Last layer's output in room->x. */
 static void run_batch(struct batch *b)
 {
     struct encoder *e = b->e;
-    const struct compute *c = &e->compute;
+    const struct room *room = b->room;
+    const struct compute *c = &room->compute;
     size_t n = b->n, dim = e->dim;
     cairn_pool_run(c->pool, n, ROWS_GRAIN, rows_embed, b);
     for (uint32_t i = 0; i < e->n_layer; i++) {
         const struct layer *l = &e->layers[i];
-        ops_matmul(c, e->x, n,
+        ops_matmul(c, room->x, n,
                    (struct matmul_job[]){
-                       {.w = &l->q.w, .bias = l->q.b, .y = e->q, .ld = dim},
-                       {.w = &l->k.w, .bias = l->k.b, .y = e->k, .ld = dim},
-                       {.w = &l->v.w, .bias = l->v.b, .y = e->v, .ld = dim}
+                       {.w = &l->q.w, .bias = l->q.b, .y = room->q, .ld = dim},
+                       {.w = &l->k.w, .bias = l->k.b, .y = room->k, .ld = dim},
+                       {.w = &l->v.w, .bias = l->v.b, .y = room->v, .ld = dim}
         },
                    3);
         cairn_pool_run(c->pool, b->n_seqs * e->n_head, 1, heads_attend, b);
-        ops_matmul(c, e->mixed, n,
-                   &(struct matmul_job){.w = &l->o.w, .bias = l->o.b, .y = e->x, .ld = dim, .add = true}, 1);
+        ops_matmul(c, room->mixed, n,
+                   &(struct matmul_job){.w = &l->o.w, .bias = l->o.b, .y = room->x, .ld = dim, .add = true},
+                   1);
         b->norm = &l->attn_norm;
         cairn_pool_run(c->pool, n, ROWS_GRAIN, rows_norm, b);
-        ops_matmul(c, e->x, n,
+        ops_matmul(c, room->x, n,
                    &(struct matmul_job){
-                       .w = &l->up.w, .bias = l->up.b, .y = e->inner, .ld = e->n_ff, .act = ACT_GELU},
+                       .w = &l->up.w, .bias = l->up.b, .y = room->inner, .ld = e->n_ff, .act = ACT_GELU},
                    1);
         ops_matmul(
-            c, e->inner, n,
-            &(struct matmul_job){.w = &l->down.w, .bias = l->down.b, .y = e->x, .ld = dim, .add = true}, 1);
+            c, room->inner, n,
+            &(struct matmul_job){.w = &l->down.w, .bias = l->down.b, .y = room->x, .ld = dim, .add = true},
+            1);
         b->norm = &l->out_norm;
         cairn_pool_run(c->pool, n, ROWS_GRAIN, rows_norm, b);
     }
 }
 
-/* What is taken from e->x when a batch is done. first: number of the batch's first sequence in the call. */
-typedef void (*take_fn)(struct batch *b, size_t first, void *out);
+/* What is taken from room->x when a batch is done. */
+typedef void (*take_fn)(const struct batch *b, void *out);
+
+struct turn {
+    struct encoder *e;
+    struct batch *batches;
+    take_fn take;
+    void *out;
+};
+static void turn_range(void *ctx, size_t begin, size_t end, unsigned worker)
+{
+    const struct turn *t = ctx;
+    for (size_t i = begin; i < end; i++) {
+        t->batches[i].room = &t->e->alone[worker];
+        run_batch(&t->batches[i]);
+        t->take(&t->batches[i], t->out);
+    }
+}
 
 static enum cairn_err run_all(struct encoder *e, const int32_t *ids, const int32_t *types, const size_t *lens,
                               size_t n_seqs, take_fn take, void *out, const struct cairn_stop *stop,
                               struct cairn_why *why)
 {
-    size_t *starts = cairn_reallocarray(NULL, 2 * BATCH_TOKENS, sizeof *starts);
-    if (!starts)
-        return cairn_fail(why, CAIRN_ENOMEM, "row numbers of a batch");
-    enum cairn_err err = CAIRN_OK;
-    size_t first = 0, token = 0;
-    while (first < n_seqs && !err) {
+    size_t threads = e->n_alone ? e->n_alone : 1, turn_max = threads * TURN_TOKENS;
+    if (threads == 1 || turn_max < e->room_tokens)
+        turn_max = e->room_tokens;
+    size_t *starts = cairn_reallocarray(NULL, turn_max, sizeof *starts),
+           *position = cairn_reallocarray(NULL, turn_max, sizeof *position);
+    struct batch *batches = cairn_reallocarray(NULL, turn_max, sizeof *batches);
+    enum cairn_err err = starts && position && batches
+                             ? CAIRN_OK
+                             : cairn_fail(why, CAIRN_ENOMEM, "row numbers of %zu tokens", turn_max);
+    for (size_t first = 0, token = 0; first < n_seqs && !err;) {
         if ((err = cairn_stopped(stop, why)))
             break;
-        struct batch b = {.e = e,
-                          .ids = ids + token,
-                          .types = types ? types + token : NULL,
-                          .lens = lens + first,
-                          .starts = starts,
-                          .position = starts + BATCH_TOKENS};
-        for (; first + b.n_seqs < n_seqs && b.n + b.lens[b.n_seqs] <= BATCH_TOKENS; b.n_seqs++) {
-            b.starts[b.n_seqs] = b.n;
-            for (size_t j = 0; j < b.lens[b.n_seqs]; j++)
-                b.position[b.n++] = j;
+        size_t n = 0, last = first, n_batches = 0;
+        while (last < n_seqs && n + lens[last] <= turn_max)
+            n += lens[last++];
+        /* batches of equal size, as many as the threads or a multiple of that */
+        size_t rounds = (n + threads * BATCH_TOKENS - 1) / (threads * BATCH_TOKENS),
+               size = n <= e->room_tokens ? n : (n + threads * rounds - 1) / (threads * rounds);
+        for (size_t s = first, at = 0; s < last;) {
+            struct batch b = {.e = e,
+                              .room = &e->together,
+                              .ids = ids + token,
+                              .types = types ? types + token : NULL,
+                              .lens = lens + s,
+                              .first_seq = s,
+                              .first_token = token,
+                              .starts = starts + (s - first),
+                              .position = position + at};
+            for (; s < last && b.n < size && b.n + lens[s] <= e->room_tokens; s++) {
+                starts[s - first] = b.n;
+                for (size_t j = 0; j < lens[s]; j++)
+                    position[at++] = j;
+                b.n += lens[s];
+                b.n_seqs++;
+            }
+            token += b.n;
+            batches[n_batches++] = b;
         }
         pthread_mutex_lock(&e->lock);
-        run_batch(&b);
-        take(&b, first, out);
+        if (n_batches > 1) {
+            cairn_pool_run(e->pool, n_batches, 1, turn_range,
+                           &(struct turn){.e = e, .batches = batches, .take = take, .out = out});
+        } else {
+            run_batch(&batches[0]);
+            take(&batches[0], out);
+        }
         pthread_mutex_unlock(&e->lock);
-        first += b.n_seqs;
-        token += b.n;
+        first = last;
     }
     cairn_free(starts);
+    cairn_free(position);
+    cairn_free(batches);
     return err;
 }
 
-static void take_hidden(struct batch *b, size_t first, void *out)
+static void take_hidden(const struct batch *b, void *out)
 {
-    (void)first;
-    float **to = out;
-    memcpy(*to, b->e->x, b->n * b->e->dim * sizeof(float));
-    *to += b->n * b->e->dim;
+    memcpy((float *)out + b->first_token * b->e->dim, b->room->x, b->n * b->e->dim * sizeof(float));
 }
 
-static void take_vectors(struct batch *b, size_t first, void *out)
+static void take_vectors(const struct batch *b, void *out)
 {
-    struct encoder *e = b->e;
+    const struct encoder *e = b->e;
     for (size_t s = 0; s < b->n_seqs; s++) {
-        float *y = (float *)out + (first + s) * e->dim;
-        const float *x = e->x + b->starts[s] * e->dim;
+        float *y = (float *)out + (b->first_seq + s) * e->dim;
+        const float *x = b->room->x + b->starts[s] * e->dim;
         memcpy(y, x, e->dim * sizeof *y);
         if (e->pooling == POOL_MEAN) {
             for (size_t j = 1; j < b->lens[s]; j++)
-                e->compute.ops->add(y, x + j * e->dim, e->dim);
+                b->room->compute.ops->add(y, x + j * e->dim, e->dim);
             for (uint32_t i = 0; i < e->dim; i++)
                 y[i] /= (float)b->lens[s];
         }
@@ -554,27 +638,28 @@ static void take_vectors(struct batch *b, size_t first, void *out)
     }
 }
 
-static void take_logits(struct batch *b, size_t first, void *out)
+static void take_logits(const struct batch *b, void *out)
 {
-    struct encoder *e = b->e;
-    float *logits = (float *)out + first;
+    const struct encoder *e = b->e;
+    const struct room *r = b->room;
     for (size_t s = 0; s < b->n_seqs; s++)
-        memcpy(e->pooled + s * e->dim, e->x + b->starts[s] * e->dim, e->dim * sizeof *e->x);
-    ops_matmul(&e->compute, e->pooled, b->n_seqs,
-               &(struct matmul_job){.w = &e->pooler.w, .bias = e->pooler.b, .y = e->pooled2, .ld = e->dim},
+        memcpy(r->pooled + s * e->dim, r->x + b->starts[s] * e->dim, e->dim * sizeof *r->x);
+    ops_matmul(&r->compute, r->pooled, b->n_seqs,
+               &(struct matmul_job){.w = &e->pooler.w, .bias = e->pooler.b, .y = r->pooled2, .ld = e->dim},
                1);
     for (size_t i = 0; i < b->n_seqs * e->dim; i++)
-        e->pooled2[i] = tanhf(e->pooled2[i]);
-    ops_matmul(&e->compute, e->pooled2, b->n_seqs,
-               &(struct matmul_job){.w = &e->classifier.w, .bias = e->classifier.b, .y = logits, .ld = 1}, 1);
+        r->pooled2[i] = tanhf(r->pooled2[i]);
+    ops_matmul(&r->compute, r->pooled2, b->n_seqs,
+               &(struct matmul_job){
+                   .w = &e->classifier.w, .bias = e->classifier.b, .y = (float *)out + b->first_seq, .ld = 1},
+               1);
 }
 
 enum cairn_err encoder_forward(struct encoder *e, const int32_t *ids, const int32_t *types,
                                const size_t *lens, size_t n_seqs, float *hidden,
                                const struct cairn_stop *stop, struct cairn_why *why)
 {
-    size_t at = 0;
-    for (size_t s = 0; s < n_seqs; s++) {
+    for (size_t s = 0, at = 0; s < n_seqs; s++) {
         if (lens[s] < 1 || lens[s] > e->max_tokens)
             return cairn_fail(why, CAIRN_EINVAL, "sequence %zu has %zu tokens; 1 to %u are allowed", s,
                               lens[s], e->max_tokens);
@@ -587,7 +672,7 @@ enum cairn_err encoder_forward(struct encoder *e, const int32_t *ids, const int3
                                   types[at], at, e->n_types - 1);
         }
     }
-    return run_all(e, ids, types, lens, n_seqs, take_hidden, &hidden, stop, why);
+    return run_all(e, ids, types, lens, n_seqs, take_hidden, hidden, stop, why);
 }
 
 /* ---- texts

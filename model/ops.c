@@ -101,15 +101,16 @@ void weight_row(const struct weight *w, size_t row, float *out)
     quant_row(w->type, w->bytes + row * w->row_bytes, out, w->k);
 }
 
-bool weight_pack(const struct compute *c, struct weight *w)
+bool weights_pack(const struct compute *c, struct weight *const *w, size_t n)
 {
-    return !c->ops->pack || w->packed || c->ops->pack(w);
+    return !c->ops->pack || c->ops->pack(w, n);
 }
 
 void weight_release(struct weight *w)
 {
     cairn_free(w->packed);
     w->packed = NULL;
+    w->form = WEIGHT_PLAIN;
 }
 
 enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_t rows_max, size_t k_max,
@@ -161,7 +162,7 @@ struct matmul_run {
     const float *x;
     size_t rows, k, n_jobs, n_chunks, first_unit[OPS_JOBS_MAX + 1];
     size_t path_rows; /* the count of rows by which a backend chooses its path */
-    bool packed;
+    enum weight_form form;
     const struct matmul_run *few; /* the same jobs for rows of the other path, in the same pass, or NULL */
 };
 
@@ -171,7 +172,7 @@ static void prepare_range(void *ctx, size_t begin, size_t end, unsigned worker)
     const struct matmul_run *m = ctx;
     size_t last = end * PREPARE_ROWS;
     m->c->ops->prepare(m->c, m->x, m->path_rows, m->k, begin * PREPARE_ROWS, last < m->rows ? last : m->rows,
-                       m->packed);
+                       m->form);
 }
 
 static void matmul_range(void *ctx, size_t begin, size_t end, unsigned worker)
@@ -204,10 +205,10 @@ static void matmul_init(struct matmul_run *m, const struct compute *c, const flo
                              .k = jobs[0].w->k,
                              .n_jobs = n_jobs,
                              .path_rows = path_rows};
-    m->packed = jobs[0].w->packed != NULL;
+    m->form = jobs[0].w->form;
     m->n_chunks = (rows + OPS_ROW_CHUNK - 1) / OPS_ROW_CHUNK;
     for (size_t j = 0; j < n_jobs; j++) {
-        CAIRN_CHECK(jobs[j].w->k == m->k && (jobs[j].w->packed != NULL) == m->packed && m->k <= c->k_max);
+        CAIRN_CHECK(jobs[j].w->k == m->k && jobs[j].w->form == m->form && m->k <= c->k_max);
         m->first_unit[j + 1] = m->first_unit[j] + (jobs[j].w->n + OPS_PANEL - 1) / OPS_PANEL * m->n_chunks;
     }
     if (!c->ops->prepare)

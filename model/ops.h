@@ -28,12 +28,16 @@ enum {
     OPS_ROW_CHUNK = 264, /* rows per unit of a matmul */
 };
 
+/* How a weight lies in memory: as in the file, or packed as integers of 16 or 8 bits (ops_avx512.c). */
+enum weight_form { WEIGHT_PLAIN, WEIGHT_WORDS, WEIGHT_BYTES };
+
 /* y = W x: n outputs, k inputs, rows of row_bytes in the file's layout. */
 struct weight {
     enum tensor_type type;
     size_t n, k, row_bytes;
     const uint8_t *bytes; /* BORROWED from the mapping */
-    void *packed;         /* the backend's own layout, or NULL; released by weight_release() */
+    enum weight_form form;
+    void *packed; /* the backend's own layout, or NULL when plain; released by weight_release() */
 };
 void weight_init(struct weight *w, const struct model_tensor *t); /* dims[0] = k, dims[1] = n */
 void weight_row(const struct weight *w, size_t row, float *out);  /* one row as floats: the embedding table */
@@ -85,13 +89,13 @@ struct ops {
     /* Makes rows [begin, end) of x ready in the shared scratch; NULL: x is used as it is. begin is a multiple
      * of 12. */
     void (*prepare)(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
-                    bool packed);
+                    enum weight_form form);
     /* Outputs [n0, n1), at most OPS_PANEL, of rows [r0, r1), at most OPS_ROW_CHUNK. */
     void (*panel)(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
                   size_t n0, size_t n1, size_t r0, size_t r1, void *scratch);
-    /* A layout that is made once, for weights that are used often and fit in memory twice; NULL: none. Sets
-     * w->packed. */
-    bool (*pack)(struct weight *w);
+    /* A layout that is made once, for weights that are used often and fit in memory twice; NULL: none. All n
+     * get the same form. */
+    bool (*pack)(struct weight *const *w, size_t n);
 
     void (*attend)(const struct attend *a);
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
@@ -129,7 +133,8 @@ static inline float *compute_scores(const struct compute *c, unsigned worker)
 {
     return c->scores + (size_t)worker * OPS_TILE_MAX * c->scores_ld;
 }
-bool weight_pack(const struct compute *c, struct weight *w); /* false: no memory */
+/* Weights that read the same input, as ops_matmul() wants them. false: no memory. */
+bool weights_pack(const struct compute *c, struct weight *const *w, size_t n);
 void weight_release(struct weight *w);
 
 /* All jobs read the same x [rows, k]. Fewer than OPS_ROWS_FEW rows take the few-rows path. */

@@ -39,11 +39,6 @@ static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf vf_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
-static inline vf vf_copysign(vf a, vf sign)
-{
-    vf m = _mm256_set1_ps(-0.0f);
-    return _mm256_or_ps(_mm256_andnot_ps(m, a), _mm256_and_ps(m, sign));
-}
 static inline vf vf_scale2(vf p, vf n) /* p * 2^n, n whole and in [-126, 127] */
 {
     __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);

@@ -21,56 +21,13 @@
  * activations are two planes of bytes, a = 128 * high + low, 15 bits against a scale per 256, and vpdpbusd
  * multiplies both. What the offset of a type (the -8 of Q4_0, the min of Q4_K) adds is taken from sums of the
  * activations. This is bound by memory. */
-#include "ops.h"
+#include "ops_avx512.h"
 
+#include "ops_simd.h"
 #include "quant_rows.h"
 
-#include <immintrin.h>
 #include <pthread.h>
 #include <string.h>
-
-enum { V = 16 };
-typedef __m512 vf;
-static inline vf vf_set(float x) { return _mm512_set1_ps(x); }
-static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
-static inline void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
-static inline __mmask16 vf_mask(size_t n) { return (__mmask16)((1u << n) - 1); }
-static inline vf vf_load_n(const float *p, size_t n) { return _mm512_maskz_loadu_ps(vf_mask(n), p); }
-static inline void vf_store_n(float *p, size_t n, vf x) { _mm512_mask_storeu_ps(p, vf_mask(n), x); }
-static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
-static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
-static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
-static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
-static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
-static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-static inline vf vf_round(vf a)
-{
-    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
-static inline vf vf_copysign(vf a, vf sign)
-{
-    __m512i m = _mm512_set1_epi32((int)0x80000000u);
-    return _mm512_castsi512_ps(
-        _mm512_ternarylogic_epi32(m, _mm512_castps_si512(sign), _mm512_castps_si512(a), 0xca));
-}
-static inline vf vf_scale2(vf p, vf n) { return _mm512_scalef_ps(p, n); }
-static inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
-static inline float vf_top(vf a) { return _mm512_reduce_max_ps(a); }
-static inline vf vf_load_half(const void *p)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
-static inline void vf_store_half(void *p, vf x)
-{
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-}
-static inline vf vf_load_int8(const void *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-#include "ops_simd.h"
 
 enum {
     RUN = 32, /* inputs that share a scale, many rows */
@@ -103,6 +60,8 @@ static inline size_t plane_bytes(size_t k) { return wide_of(k) * (2 * WIDE + 4 +
 static size_t shared_bytes(size_t rows, size_t k)
 {
     size_t many = (rows + TILE - 1) / TILE * tile_bytes(k), few = OPS_ROWS_FEW * plane_bytes(k);
+    size_t bytes = int8_shared_bytes(rows, k);
+    many = many > bytes ? many : bytes;
     return many > few ? many : few;
 }
 enum { UNPACK_RUNS = 256 / RUN }; /* a superblock at a time */
@@ -237,9 +196,11 @@ static void tile_make(const struct compute *c, const float *x, size_t k, size_t 
 _Static_assert(PAIRS == 16, "tile_make and transpose16");
 
 static void prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
-                    bool packed)
+                    enum weight_form form)
 {
-    if (rows < OPS_ROWS_FEW && !packed)
+    if (form == WEIGHT_BYTES)
+        int8_prepare(c, x, k, begin, end);
+    else if (rows < OPS_ROWS_FEW && form == WEIGHT_PLAIN)
         for (size_t r = begin; r < end; r++)
             planes_make(c, x + r * k, k, r);
     else
@@ -523,23 +484,6 @@ static void tile_any(const int32_t *a, const struct wrun *w, size_t pairs, const
     }
 }
 
-/* ops_finish() in one pass. */
-static void finish(const struct matmul_job *job, const float *sums, size_t row, size_t n0, size_t n1)
-{
-    float *y = job->y + row * job->ld + n0;
-    for (size_t i = 0; i < n1 - n0; i += V) {
-        size_t left = n1 - n0 - i < V ? n1 - n0 - i : V;
-        vf v = vf_load(sums + i);
-        if (job->bias)
-            v = vf_add(v, vf_load_n(job->bias + n0 + i, left));
-        if (job->act == ACT_GELU)
-            v = vf_gelu(v);
-        if (job->add)
-            v = vf_add(vf_load_n(y + i, left), v);
-        vf_store_n(y + i, left, v);
-    }
-}
-
 static void panel_many(const struct compute *c, const struct matmul_job *job, size_t n0, size_t n1, size_t r0,
                        size_t r1, void *scratch)
 {
@@ -552,7 +496,7 @@ static void panel_many(const struct compute *c, const struct matmul_job *job, si
     for (size_t b = 0; b < runs; b++) {
         size_t left = k - b * RUN < RUN ? k - b * RUN : RUN;
         const struct wrun *run;
-        if (w->packed) {
+        if (w->form == WEIGHT_WORDS) {
             run = (const struct wrun *)w->packed + n0 / OPS_PANEL * runs + b;
         } else {
             if (b % UNPACK_RUNS == 0)
@@ -571,7 +515,7 @@ static void panel_many(const struct compute *c, const struct matmul_job *job, si
         finish(job, sums + (r - r0) * OPS_PANEL, r, n0, n1);
 }
 
-static bool pack(struct weight *w)
+static bool pack_words(struct weight *w)
 {
     size_t runs = runs_of(w->k), panels = (w->n + OPS_PANEL - 1) / OPS_PANEL;
     struct wrun *out = cairn_aligned(64, panels * runs * sizeof *out);
@@ -584,6 +528,18 @@ static bool pack(struct weight *w)
                    out + p * runs + b);
         }
     w->packed = out;
+    w->form = WEIGHT_WORDS;
+    return true;
+}
+
+static bool pack(struct weight *const *w, size_t n)
+{
+    bool bytes = true;
+    for (size_t i = 0; i < n && bytes; i++)
+        bytes = int8_exact(w[i]);
+    for (size_t i = 0; i < n; i++)
+        if (!(bytes ? int8_pack(w[i]) : pack_words(w[i])))
+            return false;
     return true;
 }
 
@@ -787,7 +743,11 @@ static void panel(const struct compute *c, const struct matmul_job *job, const f
                   size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
 {
     const struct weight *w = job->w;
-    if (rows >= OPS_ROWS_FEW || w->packed) {
+    if (w->form == WEIGHT_BYTES) {
+        int8_panel(c, job, n0, n1, r0, r1);
+        return;
+    }
+    if (rows >= OPS_ROWS_FEW || w->form == WEIGHT_WORDS) {
         panel_many(c, job, n0, n1, r0, r1, scratch);
         return;
     }

@@ -2,6 +2,8 @@
  * ops_avx512.c define the vector and include this file. Needs: V (lanes), vf, vi and the functions named
  * vf_*. Everything is static. */
 
+#include "ops_simd_math.h"
+
 #include <cpuid.h>
 
 /* clang 14 does not know the name "f16c" in __builtin_cpu_supports. */
@@ -9,47 +11,6 @@ static inline int cpu_has_f16c(void)
 {
     unsigned a, b, c, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-}
-
-/* e^x to about 1e-7 relative: 2^n times a polynomial on [-ln2/2, ln2/2]. NaN stays NaN; below -87 the result
- * is about 1e-38, above 88 about 2e38. Argument order of min and max matters: x86 returns the second when one
- * is NaN. */
-static inline vf vf_exp(vf x)
-{
-    x = vf_min(vf_set(88.0f), vf_max(vf_set(-87.0f), x));
-    vf n = vf_round(vf_mul(x, vf_set(1.44269504088896341f)));
-    vf r = vf_fma(n, vf_set(-0.693359375f), x);
-    r = vf_fma(n, vf_set(2.12194440e-4f), r);
-    vf p = vf_set(1.0f / 5040.0f);
-    p = vf_fma(p, r, vf_set(1.0f / 720.0f));
-    p = vf_fma(p, r, vf_set(1.0f / 120.0f));
-    p = vf_fma(p, r, vf_set(1.0f / 24.0f));
-    p = vf_fma(p, r, vf_set(1.0f / 6.0f));
-    p = vf_fma(p, r, vf_set(0.5f));
-    p = vf_fma(p, r, vf_set(1.0f));
-    p = vf_fma(p, r, vf_set(1.0f));
-    return vf_scale2(p, n);
-}
-
-/* Abramowitz and Stegun 7.1.26: |error| <= 1.5e-7. */
-static inline vf vf_erf(vf x)
-{
-    vf a = vf_abs(x);
-    vf t = vf_div(vf_set(1.0f), vf_fma(a, vf_set(0.3275911f), vf_set(1.0f)));
-    vf p = vf_set(1.061405429f);
-    p = vf_fma(p, t, vf_set(-1.453152027f));
-    p = vf_fma(p, t, vf_set(1.421413741f));
-    p = vf_fma(p, t, vf_set(-0.284496736f));
-    p = vf_fma(p, t, vf_set(0.254829592f));
-    p = vf_mul(p, t);
-    vf e = vf_exp(vf_mul(vf_mul(a, a), vf_set(-1.0f)));
-    return vf_copysign(vf_sub(vf_set(1.0f), vf_mul(p, e)), x);
-}
-
-static inline vf vf_gelu(vf a)
-{
-    vf e = vf_erf(vf_mul(a, vf_set(0.70710678118654752f)));
-    return vf_mul(vf_mul(a, vf_set(0.5f)), vf_add(vf_set(1.0f), e));
 }
 
 /* Runs `body` on whole vectors, then once more on a padded copy for the rest. */
