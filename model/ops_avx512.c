@@ -168,7 +168,7 @@ static void prepare(const struct compute *c, const float *x, size_t rows, size_t
     if (form == WEIGHT_BYTES)
         int8_prepare(c, x, k, begin, end);
     else if (form == WEIGHT_BLOCKS)
-        block8_prepare(c, x, k, begin, end);
+        block8_prepare(c, x, rows, k, begin, end);
     else if (rows < OPS_ROWS_FEW && form == WEIGHT_PLAIN)
         for (size_t r = begin; r < end; r++)
             planes_make(c, x + r * k, k, r);
@@ -687,7 +687,7 @@ static void panel(const struct compute *c, const struct matmul_job *job, const f
         return;
     }
     if (form == WEIGHT_BLOCKS) {
-        block8_panel(c, job, n0, n1, r0, r1, scratch);
+        block8_panel(c, job, rows, n0, n1, r0, r1, scratch);
         return;
     }
     if (rows >= OPS_ROWS_FEW || w->form == WEIGHT_WORDS) {

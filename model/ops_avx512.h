@@ -126,8 +126,8 @@ void int8_panel(const struct compute *c, const struct matmul_job *job, size_t n0
 /* Block weights times bytes: see ops_avx512_block8.c. */
 size_t block8_shared_bytes(size_t rows, size_t k);
 size_t block8_worker_bytes(void);
-void block8_prepare(const struct compute *c, const float *x, size_t k, size_t begin, size_t end);
-void block8_panel(const struct compute *c, const struct matmul_job *job, size_t n0, size_t n1, size_t r0,
-                  size_t r1, void *scratch);
+void block8_prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end);
+void block8_panel(const struct compute *c, const struct matmul_job *job, size_t rows, size_t n0, size_t n1,
+                  size_t r0, size_t r1, void *scratch);
 
 #endif

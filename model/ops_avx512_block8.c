@@ -5,12 +5,13 @@
  * and min of a run are applied to its sum. Inputs are rounded to |q| <= 127 against one scale per RUN of 32.
  *
  * Outliers. Trained models have inputs many times larger than their neighbours; a scale that fits them leaves
- * the other 31 few bits. Where the largest of a run is more than OUTLIER times the second, the scale is made
- * for the second, and what the byte of the largest lacks is multiplied in float and added: rare, so nearly
- * free, and it halves the error of the logits (docs/measurements.md). One outlier a run.
+ * the other 31 few bits. An outlier is the largest of its run where its square exceeds that of the second
+ * largest by OUTLIER times the row's mean of the latter: there the scale is made for the second, and what the
+ * byte of the largest lacks is multiplied in float and added. A tenth of the runs have one; without, the
+ * error of the logits is two to five times as large (docs/measurements.md).
  *
- *   activations  [row][superblock]: struct act_block
- *   weights      struct panel_block in the worker's scratch, for one superblock x OPS_PANEL outputs
+ *   activations  [row][superblock]: struct act_block, then [segment of SEGMENT rows][superblock]: struct
+ * lacks weights      struct panel_block in the worker's scratch, for one superblock x OPS_PANEL outputs
  *
  * 12 integer and 12 float sums (6 rows x 2 vectors of 16 outputs) stay in registers over a superblock;
  * between superblocks the float sums wait in the scratch. A row's result depends on that row alone. */
@@ -20,15 +21,28 @@
 #include <math.h>
 #include <string.h>
 
-enum { WIDE = 256, RUN = 32, RUNS = WIDE / RUN, HALVES = WIDE / 16, QUADS = WIDE / 4, ROWS = 6 };
-#define OUTLIER 1.5f
+enum {
+    WIDE = 256,
+    RUN = 32,
+    RUNS = WIDE / RUN,
+    HALVES = WIDE / 16,
+    QUADS = WIDE / 4,
+    ROWS = 6,
+    SEGMENT = 12
+};
+#define OUTLIER 4.0f
 
 struct act_block {
     _Alignas(64) int8_t q[WIDE];  /* zero past k */
     float scale[RUNS], sum[RUNS]; /* sum: of a run's rounded values, scaled */
-    float lack[RUNS];             /* of the run's outlier: its value less scale * q; 0: none */
     int32_t half[HALVES];         /* -32 times the sum of 16 q: what the offset of Q6_K adds */
-    uint8_t at[RUNS];             /* the outlier's place in its run */
+};
+struct lacks {
+    _Alignas(64) uint32_t n;
+    struct {
+        float value; /* the outlier less scale * q */
+        uint8_t row, at;
+    } of[SEGMENT * RUNS];
 };
 struct panel_block {
     _Alignas(64) uint8_t quad[QUADS][OPS_PANEL][4];
@@ -37,7 +51,19 @@ struct panel_block {
 };
 
 static inline size_t wide_of(size_t k) { return (k + WIDE - 1) / WIDE; }
-size_t block8_shared_bytes(size_t rows, size_t k) { return rows * wide_of(k) * sizeof(struct act_block); }
+static inline size_t segments_of(size_t rows) { return (rows + SEGMENT - 1) / SEGMENT; }
+size_t block8_shared_bytes(size_t rows, size_t k)
+{
+    return wide_of(k) * (rows * sizeof(struct act_block) + segments_of(rows) * sizeof(struct lacks));
+}
+static inline struct act_block *row_at(const struct compute *c, size_t row, size_t k)
+{
+    return (struct act_block *)(void *)c->shared + row * wide_of(k);
+}
+static inline struct lacks *lacks_at(const struct compute *c, size_t rows, size_t row, size_t k)
+{
+    return (struct lacks *)(void *)row_at(c, rows, k) + row / SEGMENT * wide_of(k);
+}
 size_t block8_worker_bytes(void)
 {
     return sizeof(struct panel_block) + (size_t)OPS_ROW_CHUNK * OPS_PANEL * sizeof(float);
@@ -45,20 +71,31 @@ size_t block8_worker_bytes(void)
 
 /* ---- activations ---- */
 
-static void run_make(const float *x, struct act_block *b, size_t run)
+/* The largest and the second largest |x| of a run; place: of the largest, or RUN when it is not alone. */
+struct run_top {
+    float first, second;
+    unsigned place;
+};
+static struct run_top run_top(const float *x)
 {
-    vf v0 = vf_load(x), v1 = vf_load(x + 16), a0 = vf_abs(v0), a1 = vf_abs(v1);
-    bool odd = _mm512_fpclass_ps_mask(v0, 0x99) | _mm512_fpclass_ps_mask(v1, 0x99); /* NaN, infinities */
-    float top = vf_top(vf_max(a0, a1)), second = top;
-    uint32_t is_top = _mm512_cmp_ps_mask(a0, vf_set(top), _CMP_EQ_OQ) |
-                      (uint32_t)_mm512_cmp_ps_mask(a1, vf_set(top), _CMP_EQ_OQ) << 16;
-    bool outlier = false;
+    vf a0 = vf_abs(vf_load(x)), a1 = vf_abs(vf_load(x + 16));
+    struct run_top t = {.first = vf_top(vf_max(a0, a1)), .place = RUN};
+    uint32_t is_top = _mm512_cmp_ps_mask(a0, vf_set(t.first), _CMP_EQ_OQ) |
+                      (uint32_t)_mm512_cmp_ps_mask(a1, vf_set(t.first), _CMP_EQ_OQ) << 16;
+    t.second = t.first;
     if (is_top && !(is_top & (is_top - 1))) {
-        second = vf_top(vf_max(_mm512_maskz_mov_ps((__mmask16)~is_top, a0),
-                               _mm512_maskz_mov_ps((__mmask16) ~(is_top >> 16), a1)));
-        outlier = top > OUTLIER * second && !odd;
+        t.second = vf_top(vf_max(_mm512_maskz_mov_ps((__mmask16)~is_top, a0),
+                                 _mm512_maskz_mov_ps((__mmask16) ~(is_top >> 16), a1)));
+        t.place = (unsigned)__builtin_ctz(is_top);
     }
-    float s = (outlier ? second : top) * (1.0f / 127.0f);
+    return t;
+}
+
+static void run_make(const float *x, float top, struct act_block *b, size_t run)
+{
+    vf v0 = vf_load(x), v1 = vf_load(x + 16);
+    bool odd = _mm512_fpclass_ps_mask(v0, 0x99) | _mm512_fpclass_ps_mask(v1, 0x99); /* NaN, infinities */
+    float s = top * (1.0f / 127.0f);
     s = s > 1e-30f ? s : 0.0f; /* what is smaller cannot be inverted, nor seen */
     float inverse = s > 0 ? 1.0f / s : 0.0f;
     __mmask16 finite = odd ? 0 : 0xffff;
@@ -74,23 +111,44 @@ static void run_make(const float *x, struct act_block *b, size_t run)
     b->half[2 * run + 1] = -32 * s1;
     b->scale[run] = odd ? NAN : s;
     b->sum[run] = (float)(s0 + s1) * s;
-    b->lack[run] = 0.0f;
-    b->at[run] = 0;
-    if (outlier) {
-        unsigned at = (unsigned)__builtin_ctz(is_top);
-        b->at[run] = (uint8_t)at;
-        b->lack[run] = x[at] - s * (float)b->q[run * RUN + at];
+}
+
+/* k is a multiple of every type's block, so of RUN. */
+static void row_make(const float *x, size_t k, struct act_block *b, struct lacks *lacks, size_t row)
+{
+    float mean = 0.0f;
+    if (k % WIDE)
+        memset(b + k / WIDE, 0, sizeof *b);
+    for (size_t at = 0; at < k; at += RUN) {
+        struct run_top t = run_top(x + at);
+        b[at / WIDE].scale[at % WIDE / RUN] = t.first; /* until its run is made */
+        b[at / WIDE].sum[at % WIDE / RUN] = t.second;
+        b[at / WIDE].half[at % WIDE / RUN * 2] = (int32_t)t.place;
+        mean += t.second * t.second;
+    }
+    float least = OUTLIER * mean / (float)(k / RUN);
+    for (size_t at = 0; at < k; at += RUN) {
+        struct act_block *to = &b[at / WIDE];
+        struct lacks *l = &lacks[at / WIDE];
+        size_t run = at % WIDE / RUN, place = (size_t)to->half[2 * run];
+        float first = to->scale[run], second = to->sum[run];
+        bool outlier = place < RUN && first * first - second * second > least && first < FLT_MAX;
+        run_make(x + at, outlier ? second : first, to, run);
+        if (outlier && to->scale[run] >= 0) { /* not NaN */
+            l->of[l->n].value = x[at + place] - to->scale[run] * (float)to->q[run * RUN + place];
+            l->of[l->n].row = (uint8_t)(row % SEGMENT);
+            l->of[l->n++].at = (uint8_t)(run * RUN + place);
+        }
     }
 }
 
-void block8_prepare(const struct compute *c, const float *x, size_t k, size_t begin, size_t end)
+void block8_prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end)
 {
     for (size_t r = begin; r < end; r++) {
-        struct act_block *b = (struct act_block *)(void *)c->shared + r * wide_of(k);
-        if (k % WIDE)
-            memset(b + k / WIDE, 0, sizeof *b);
-        for (size_t at = 0; at < k; at += RUN) /* k is a multiple of every type's block, so of RUN */
-            run_make(x + r * k + at, b + at / WIDE, at % WIDE / RUN);
+        struct lacks *l = lacks_at(c, rows, r, k);
+        for (size_t b = 0; r % SEGMENT == 0 && b < wide_of(k); b++)
+            l[b].n = 0;
+        row_make(x + r * k, k, row_at(c, r, k), l, r);
     }
 }
 
@@ -175,13 +233,16 @@ static void unpack(const struct weight *w, size_t n0, size_t n1, size_t b, size_
 {
     _Alignas(64) uint8_t q[OPS_PANEL][WIDE];
     _Alignas(64) float scale[OPS_PANEL][HALVES] = {{0}}, min[OPS_PANEL][HALVES] = {{0}};
-    size_t skip = tensor_type_bytes(w->type, b * WIDE), size = tensor_type_bytes(w->type, RUN);
+    size_t skip = tensor_type_bytes(w->type, b * WIDE), wide = tensor_type_bytes(w->type, WIDE),
+           size = wide / RUNS;
     for (size_t o = 0; o < OPS_PANEL; o++) {
         if (n0 + o >= n1) {
             memset(q[o], 0, WIDE);
             continue;
         }
         const uint8_t *p = w->bytes + (n0 + o) * w->row_bytes + skip;
+        for (size_t ahead = 0; ahead < wide; ahead += 64) /* too many streams for the hardware to follow */
+            __builtin_prefetch(p + wide + ahead);
         if (w->type == TENSOR_Q4_K || w->type == TENSOR_Q5_K)
             unpack_k45(p, q[o], scale[o], min[o], w->type == TENSOR_Q5_K);
         else if (w->type == TENSOR_Q6_K)
@@ -267,19 +328,19 @@ static inline __attribute__((always_inline)) void rows_run(const struct act_bloc
     EACH_ROW(ROW_STORE)
 }
 
-/* What the bytes of outliers lack. */
-static void outliers_add(const struct act_block *a, const struct panel_block *w, float *sums, bool halves)
+/* What the bytes of outliers lack; sums: of the segment's first row. */
+static void lacks_add(const struct lacks *l, const struct panel_block *w, float *sums, bool halves)
 {
-    unsigned set = _mm256_cmp_ps_mask(_mm256_load_ps(a->lack), _mm256_setzero_ps(), _CMP_NEQ_UQ);
-    for (; set; set &= set - 1) {
-        size_t run = (size_t)__builtin_ctz(set), at = a->at[run], i = halves ? 2 * run + at / 16 : run;
-        vf x = vf_set(a->lack[run]);
+    for (size_t j = 0; j < l->n; j++) {
+        size_t at = l->of[j].at, i = at / (halves ? 16 : RUN);
+        float *to = sums + l->of[j].row * (size_t)OPS_PANEL;
+        vf x = vf_set(l->of[j].value);
         __m128i shift = _mm_cvtsi32_si128(8 * (int)(at % 4));
         for (size_t o = 0; o < OPS_PANEL; o += 16) {
-            __m512i q = _mm512_srl_epi32(_mm512_load_si512(w->quad[run * (RUN / 4) + at / 4] + o), shift);
+            __m512i q = _mm512_srl_epi32(_mm512_load_si512(w->quad[at / 4] + o), shift);
             vf v = vf_fma(_mm512_cvtepi32_ps(_mm512_and_si512(q, _mm512_set1_epi32(255))),
                           vf_load(w->scale[i] + o), vf_load(w->min[i] + o));
-            vf_store(sums + o, vf_fma(x, v, vf_load(sums + o)));
+            vf_store(to + o, vf_fma(x, v, vf_load(to + o)));
         }
     }
 }
@@ -291,8 +352,8 @@ static void outliers_add(const struct act_block *a, const struct panel_block *w,
         else                                                                                                 \
             rows_run(a, wide, w, runs, to, n, false);                                                        \
         break
-void block8_panel(const struct compute *c, const struct matmul_job *job, size_t n0, size_t n1, size_t r0,
-                  size_t r1, void *scratch)
+void block8_panel(const struct compute *c, const struct matmul_job *job, size_t rows, size_t n0, size_t n1,
+                  size_t r0, size_t r1, void *scratch)
 {
     struct panel_block *w = scratch;
     float *sums = (float *)(void *)(w + 1);
@@ -303,10 +364,9 @@ void block8_panel(const struct compute *c, const struct matmul_job *job, size_t 
         size_t left = k - b * WIDE, runs = left < WIDE ? left / RUN : RUNS;
         unpack(job->w, n0, n1, b, runs, w);
         for (size_t r = r0; r < r1; r += ROWS) {
-            const struct act_block *a = (const struct act_block *)(const void *)c->shared + r * wide + b;
+            const struct act_block *a = row_at(c, r, k) + b;
             float *to = sums + (r - r0) * OPS_PANEL;
-            size_t n = r1 - r < ROWS ? r1 - r : ROWS;
-            switch (n) {
+            switch (r1 - r < ROWS ? r1 - r : ROWS) {
                 ROWS_CASE(1);
                 ROWS_CASE(2);
                 ROWS_CASE(3);
@@ -316,10 +376,11 @@ void block8_panel(const struct compute *c, const struct matmul_job *job, size_t 
             default:
                 break;
             }
-            for (size_t i = 0; i < n; i++)
-                outliers_add(a + i * wide, w, to + i * OPS_PANEL, halves);
         }
+        for (size_t r = r0; r < r1; r += SEGMENT)
+            lacks_add(lacks_at(c, rows, r, k) + b, w, sums + (r - r0) * OPS_PANEL, halves);
     }
     for (size_t r = r0; r < r1; r++)
         finish(job, sums + (r - r0) * OPS_PANEL, r, n0, n1);
 }
+_Static_assert(OPS_ROW_CHUNK % SEGMENT == 0 && SEGMENT % ROWS == 0, "a unit of rows is whole segments");

@@ -237,24 +237,26 @@ static void byte_products_agree_with_rounded_inputs(void **state)
     cairn_pool_close(pool);
 }
 
-/* What a row becomes when each 32 inputs are rounded to 8 bits, but for an outlier. */
+/* What a row becomes when each 32 inputs are rounded to 8 bits, but for outliers. */
 static void round_row_32(float *x, size_t k)
 {
-    for (size_t at = 0; at < k; at += 32) {
-        float *p = x + at, top = 0, second = 0;
-        size_t which = 0;
-        for (size_t i = 0; i < 32; i++) {
-            float v = fabsf(p[i]);
-            second = v > top ? top : fmaxf(second, v);
-            which = v > top ? i : which;
-            top = fmaxf(top, v);
-        }
-        bool outlier = top > 1.5f * second;
-        float s = (outlier ? second : top) * (1.0f / 127.0f);
-        for (size_t i = 0; i < 32; i++)
-            if (!outlier || i != which)
-                p[i] = s > 0 ? s * rintf(p[i] * (1.0f / s)) : 0.0f;
+    float mean = 0, *top = calloc(k / 32, 2 * sizeof *top), *second = top + k / 32;
+    for (size_t i = 0; i < k; i++) {
+        float v = fabsf(x[i]), *t = &top[i / 32], *s = &second[i / 32];
+        *s = v > *t ? *t : fmaxf(*s, v);
+        *t = fmaxf(*t, v);
     }
+    for (size_t r = 0; r < k / 32; r++)
+        mean += second[r] * second[r];
+    mean /= (float)(k / 32);
+    for (size_t i = 0; i < k; i++) {
+        float t = top[i / 32], s = second[i / 32];
+        bool outlier = t * t - s * s > 4.0f * mean;
+        float scale = (outlier ? s : t) * (1.0f / 127.0f);
+        if (!outlier || fabsf(x[i]) != t)
+            x[i] = scale > 0 ? scale * rintf(x[i] * (1.0f / scale)) : 0.0f;
+    }
+    free(top);
 }
 
 static void block_products_agree_with_rounded_inputs(void **state)
