@@ -92,7 +92,10 @@ static enum cairn_err decoder_locked(struct service *s, struct decoder **out, st
     if (!err)
         err = pool_locked(s, why);
     if (!err)
-        err = decoder_open(&s->decoder, card, &(struct model_opts){.pool = s->pool, .backend = s->backend},
+        err = decoder_open(&s->decoder, card,
+                           &(struct model_opts){.pool = s->pool,
+                                                .backend = s->backend,
+                                                .exact = conf_size(s, "generator.exact_prompt") != 0},
                            why);
     if (err)
         return err;

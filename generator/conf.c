@@ -3,18 +3,21 @@
 
 const struct cairn_conf generator_conf[] = {
     {"generator.context_tokens",        640,                 64,   32768, true,
-     "tokens of sources in a prompt; lower ranked sources beyond it are dropped"                                                           },
-    {"generator.sources_max",           4,                   1,    64,    true, "sources offered to the model or to extraction, best first"},
+     "tokens of sources in a prompt; lower ranked sources beyond it are dropped"                                                            },
+    {"generator.sources_max",           4,                   1,    64,    true,  "sources offered to the model or to extraction, best first"},
     {"generator.question_tokens_max",   512,                 16,   4096,  true,
-     "longest question in tokens (bytes / 4 without a model)"                                                                              },
-    {"generator.answer_tokens_max",     200,                 8,    4096,  true, "tokens written when a request does not say"               },
+     "longest question in tokens (bytes / 4 without a model)"                                                                               },
+    {"generator.answer_tokens_max",     200,                 8,    4096,  true,  "tokens written when a request does not say"               },
     {"generator.auto_weight_bytes_min", 700.0 * 1024 * 1024, 0,    1e12,  true,
-     "mode auto writes with models of at least this size, and quotes with smaller ones"                                                    },
-    {"generator.extract_sentences_max", 2,                   1,    8,     true, "sentences quoted in mode extract"                         },
+     "mode auto writes with models of at least this size, and quotes with smaller ones"                                                     },
+    {"generator.extract_sentences_max", 2,                   1,    8,     true,  "sentences quoted in mode extract"                         },
     {"generator.extract_share_min",     0.55,                0,    1,     true,
-     "a further sentence is quoted when its score is this share of the best one's"                                                         },
+     "a further sentence is quoted when its score is this share of the best one's"                                                          },
     {"generator.relevance_min",         0.12,                0,    1,     true,
-     "below this chance that the sources speak of the question the answer is a refusal; 0 is off"                                          },
-    {"grounding.support_min",           0.5,                 0.05, 0.99,  true, "a sentence with at least this support is supported"       },
+     "below this chance that the sources speak of the question the answer is a refusal; 0 is off"                                           },
+    {"generator.exact_prompt",          0,                   0,    1,     false,
+     "1: a prompt's inputs keep 14 bits instead of 8; greedy answers then equal the float reference's, "
+     "prompts take longer"                                                                                                                  },
+    {"grounding.support_min",           0.5,                 0.05, 0.99,  true,  "a sentence with at least this support is supported"       },
 };
 const size_t generator_conf_len = sizeof generator_conf / sizeof generator_conf[0];
