@@ -98,7 +98,8 @@ static enum cairn_err decoder_locked(struct service *s, struct decoder **out, st
                              .pool = s->pool,
                              .backend = s->backend,
                              .kv_bytes = cairn_config_size(s->config, "generator.kv_bytes"),
-                             .cache_type = (enum cache_type)cairn_config_num(s->config, "generator.kv_type")},
+                             .cache_type = (enum cache_type)cairn_config_num(s->config, "generator.kv_type"),
+                             .exact = conf_size(s, "generator.exact_prompt") != 0},
                          why);
     if (err)
         return err;

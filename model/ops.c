@@ -125,6 +125,7 @@ enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_
                               : "backend %s is not available on this machine; use backend auto",
                           model_backend_name(o->backend));
     c->pool = o->pool;
+    c->exact = o->exact;
     c->n_threads = cairn_pool_threads(o->pool);
     c->rows_max = rows_max;
     c->k_max = k_max;
@@ -188,9 +189,10 @@ static void matmul_range(void *ctx, size_t begin, size_t end, unsigned worker)
         size_t n0 = at / m->n_chunks * OPS_PANEL, n1 = n0 + OPS_PANEL < n ? n0 + OPS_PANEL : n;
         size_t r0 = at % m->n_chunks * OPS_ROW_CHUNK,
                r1 = r0 + OPS_ROW_CHUNK < m->rows ? r0 + OPS_ROW_CHUNK : m->rows;
-        m->c->ops->panel(m->c, &m->jobs[j], m->x, m->path_rows, n0, n1, r0, r1, scratch);
+        m->c->ops->panel(m->c, &m->jobs[j], m->x, m->path_rows, m->form, n0, n1, r0, r1, scratch);
         if (few && r0 == 0) /* the weights of this panel are in the cache now */
-            few->c->ops->panel(few->c, &few->jobs[j], few->x, few->path_rows, n0, n1, 0, few->rows, scratch);
+            few->c->ops->panel(few->c, &few->jobs[j], few->x, few->path_rows, few->form, n0, n1, 0, few->rows,
+                               scratch);
     }
 }
 
@@ -211,6 +213,11 @@ static void matmul_init(struct matmul_run *m, const struct compute *c, const flo
         CAIRN_CHECK(jobs[j].w->k == m->k && jobs[j].w->form == m->form && m->k <= c->k_max);
         m->first_unit[j + 1] = m->first_unit[j] + (jobs[j].w->n + OPS_PANEL - 1) / OPS_PANEL * m->n_chunks;
     }
+    bool blocks = m->form == WEIGHT_PLAIN && c->ops->blocks && !c->exact && path_rows >= OPS_ROWS_FEW;
+    for (size_t j = 0; j < n_jobs && blocks; j++)
+        blocks = tensor_type_bytes(jobs[j].w->type, 1) == 0; /* elements stand in blocks */
+    if (blocks)
+        m->form = WEIGHT_BLOCKS;
     if (!c->ops->prepare)
         return;
     if (rows <= PREPARE_ROWS)

@@ -28,8 +28,9 @@ enum {
     OPS_ROW_CHUNK = 264, /* rows per unit of a matmul */
 };
 
-/* How a weight lies in memory: as in the file, or packed as integers of 16 or 8 bits (ops_avx512.c). */
-enum weight_form { WEIGHT_PLAIN, WEIGHT_WORDS, WEIGHT_BYTES };
+/* How a weight lies in memory: as in the file, or packed as integers of 16 or 8 bits. A matmul has a form
+ * too: that of its weights, or BLOCKS for block types as in the file times inputs of 8 bits. */
+enum weight_form { WEIGHT_PLAIN, WEIGHT_WORDS, WEIGHT_BYTES, WEIGHT_BLOCKS };
 
 /* y = W x: n outputs, k inputs, rows of row_bytes in the file's layout. */
 struct weight {
@@ -81,6 +82,7 @@ struct compute;
 struct ops {
     uint32_t abi;
     const char *name;
+    bool blocks;   /* knows WEIGHT_BLOCKS */
     unsigned tile; /* queries per attend() that suit it, <= OPS_TILE_MAX */
 
     /* matmul in two steps. Bytes shared by all workers, and per worker, for up to rows x k inputs. */
@@ -92,7 +94,7 @@ struct ops {
                     enum weight_form form);
     /* Outputs [n0, n1), at most OPS_PANEL, of rows [r0, r1), at most OPS_ROW_CHUNK. */
     void (*panel)(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
-                  size_t n0, size_t n1, size_t r0, size_t r1, void *scratch);
+                  enum weight_form form, size_t n0, size_t n1, size_t r0, size_t r1, void *scratch);
     /* A layout that is made once, for weights that are used often and fit in memory twice; NULL: none. All n
      * get the same form. */
     bool (*pack)(struct weight *const *w, size_t n);
@@ -121,6 +123,7 @@ const struct ops *ops_avx512(void);
 struct compute {
     const struct ops *ops;
     struct cairn_pool *pool; /* BORROWED, may be NULL */
+    bool exact;              /* no WEIGHT_BLOCKS */
     unsigned n_threads;
     size_t rows_max, k_max, worker_bytes, scores_ld;
     char *shared, *shared_few, *workers; /* OWNED */

@@ -123,8 +123,9 @@ static inline __attribute__((always_inline)) void tile(const float *x, size_t k,
 }
 
 static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
-                  size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
+                  enum weight_form form, size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
 {
+    (void)form;
     const struct weight *w = job->w;
     size_t k = w->k;
     float *dense = scratch, *turned = dense + RUN * COLUMNS, *sums = turned + RUN * COLUMNS;

@@ -20,8 +20,9 @@ static size_t worker_bytes(size_t rows, size_t k)
 }
 
 static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
-                  size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
+                  enum weight_form form, size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
 {
+    (void)form;
     (void)rows;
     const struct weight *w = job->w;
     float *row = scratch;

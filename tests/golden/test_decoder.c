@@ -162,6 +162,57 @@ static void check_greedy(struct decoder *d, const struct golden *g)
     free(logits);
 }
 
+/* Prompts whose inputs are rounded to 8 bits against the same decoder without: how far the distribution of
+ * the next token moves, at each position of a text. */
+static void check_rounded(const char *path, const struct golden *g, struct cairn_pool *pool, double kl_max,
+                          double agree_min, bool greedy)
+{
+    TEST_WHY;
+    enum { PIECE = 64 };
+    struct decoder *d[2] = {NULL, NULL};
+    struct decoder_seq *s[2] = {NULL, NULL};
+    float *logits[2];
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(decoder_open_file(&d[i], path,
+                                   &(struct model_opts){.pool = pool, .n_ctx = 1024, .exact = i == 0}, &why));
+        CHECK_OK(decoder_seq_open(&s[i], d[i], 512, &why));
+        logits[i] = malloc(PIECE * (size_t)decoder_n_vocab(d[i]) * sizeof *logits[i]);
+        CHECK(logits[i] != NULL);
+    }
+    size_t n_vocab = decoder_n_vocab(d[0]), agree = 0;
+    double kl = 0, kl_worst = 0;
+    for (size_t at = 0; at < LONG; at += PIECE) {
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(decoder_eval(s[i], g->text + at, PIECE, true, logits[i], NULL, &why));
+        for (size_t p = 0; p < PIECE; p++) {
+            const float *a = logits[0] + p * n_vocab, *b = logits[1] + p * n_vocab;
+            int32_t top = argmax(a, n_vocab);
+            double sum_a = 0, sum_b = 0, mean = 0;
+            for (size_t i = 0; i < n_vocab; i++) {
+                double e = exp((double)a[i] - (double)a[top]);
+                sum_a += e;
+                sum_b += exp((double)b[i] - (double)a[top]);
+                mean += e * ((double)a[i] - (double)b[i]);
+            }
+            double of = mean / sum_a + log(sum_b / sum_a);
+            agree += argmax(b, n_vocab) == top;
+            kl += of / LONG;
+            kl_worst = of > kl_worst ? of : kl_worst;
+        }
+    }
+    print_message("%s, rounded prompts: same first choice at %zu of %d positions, KL mean %.5f, worst %.4f\n",
+                  decoder_backend_name(d[1]), agree, LONG, kl, kl_worst);
+    CHECK_LE(kl, kl_max);
+    CHECK_GE((double)agree / LONG, agree_min);
+    if (greedy)
+        check_greedy(d[1], g);
+    for (int i = 0; i < 2; i++) {
+        free(logits[i]);
+        decoder_seq_close(s[i]);
+        decoder_close(d[i]);
+    }
+}
+
 static void check_model(const char *model, enum model_backend backend, bool greedy)
 {
     TEST_WHY;
@@ -176,8 +227,9 @@ static void check_model(const char *model, enum model_backend backend, bool gree
     struct cairn_pool *pool = NULL;
     struct decoder *d = NULL;
     CHECK_OK(cairn_pool_open(&pool, 0, &why));
-    CHECK_OK(decoder_open_file(&d, path,
-                               &(struct model_opts){.pool = pool, .backend = backend, .n_ctx = 1024}, &why));
+    CHECK_OK(decoder_open_file(
+        &d, path, &(struct model_opts){.pool = pool, .backend = backend, .n_ctx = 1024, .exact = true},
+        &why));
     if (greedy)
         check_greedy(d, g);
     check_logits(d, g);
@@ -205,6 +257,34 @@ static void the_standard_model_writes_what_the_reference_writes(void **state)
 {
     UNUSED_STATE(state);
     check_model("qwen2.5-coder-1.5b-instruct-q4_k_m", BACKEND_AUTO, true);
+}
+
+static void check_model_rounded(const char *model, double kl_max, double agree_min, bool greedy)
+{
+    TEST_WHY;
+    const char *path = test_model_file(model, "model.gguf");
+    if (!path) {
+        skip();
+        return;
+    }
+    char golden[256];
+    snprintf(golden, sizeof golden, "tests/golden/decoder/%s.txt", model);
+    struct golden *g = golden_read(golden);
+    struct cairn_pool *pool = NULL;
+    CHECK_OK(cairn_pool_open(&pool, 0, &why));
+    check_rounded(path, g, pool, kl_max, agree_min, greedy);
+    cairn_pool_close(pool);
+    free(g);
+}
+static void rounded_prompts_move_the_small_model_little(void **state)
+{
+    UNUSED_STATE(state);
+    check_model_rounded("smollm2-135m-instruct-q4_1", 0.002, 0.96, false);
+}
+static void rounded_prompts_leave_what_the_standard_model_writes(void **state)
+{
+    UNUSED_STATE(state);
+    check_model_rounded("qwen2.5-coder-1.5b-instruct-q4_k_m", 0.001, 0.98, true);
 }
 
 static void a_stopped_or_refused_call_leaves_the_sequence_as_it_was(void **state)
@@ -246,6 +326,8 @@ int main(void)
         TEST(the_small_model_agrees_on_blas),
         TEST(the_small_model_agrees_on_avx2),
         TEST(the_standard_model_writes_what_the_reference_writes),
+        TEST(rounded_prompts_move_the_small_model_little),
+        TEST(rounded_prompts_leave_what_the_standard_model_writes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

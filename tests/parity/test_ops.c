@@ -49,12 +49,14 @@ static uint8_t *weights(enum tensor_type t, size_t n, size_t k, uint64_t *seed)
     return w;
 }
 
+static bool exact = true; /* inputs of block weights keep more than 8 bits */
 static void run(enum model_backend b, struct cairn_pool *pool, struct weight *w, bool pack, const float *x,
                 size_t rows, const float *bias, enum matmul_act act, bool add, float *y, size_t ld)
 {
     TEST_WHY;
     struct compute c;
-    CHECK_OK(compute_init(&c, &(struct model_opts){.backend = b, .pool = pool}, rows, w->k, 16, &why));
+    CHECK_OK(compute_init(&c, &(struct model_opts){.backend = b, .pool = pool, .exact = exact}, rows, w->k,
+                          16, &why));
     if (pack)
         CHECK(weights_pack(&c, &w, 1));
     ops_matmul(&c, x, rows,
@@ -232,6 +234,95 @@ static void byte_products_agree_with_rounded_inputs(void **state)
             free(got);
             free(one);
         }
+    cairn_pool_close(pool);
+}
+
+/* What a row becomes when each 32 inputs are rounded to 8 bits, but for outliers. */
+static void round_row_32(float *x, size_t k)
+{
+    float mean = 0, *top = calloc(k / 32, 2 * sizeof *top), *second = top + k / 32;
+    for (size_t i = 0; i < k; i++) {
+        float v = fabsf(x[i]), *t = &top[i / 32], *s = &second[i / 32];
+        *s = v > *t ? *t : fmaxf(*s, v);
+        *t = fmaxf(*t, v);
+    }
+    for (size_t r = 0; r < k / 32; r++)
+        mean += second[r] * second[r];
+    mean /= (float)(k / 32);
+    for (size_t i = 0; i < k; i++) {
+        float t = top[i / 32], s = second[i / 32];
+        bool outlier = t * t - s * s > 4.0f * mean;
+        float scale = (outlier ? s : t) * (1.0f / 127.0f);
+        if (!outlier || fabsf(x[i]) != t)
+            x[i] = scale > 0 ? scale * rintf(x[i] * (1.0f / scale)) : 0.0f;
+    }
+    free(top);
+}
+
+static void block_products_agree_with_rounded_inputs(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    uint64_t seed = 23;
+    static const size_t row_counts[] = {17, 18, 22, 40, 270};
+    if (!model_backend_available(BACKEND_AVX512)) {
+        skip();
+        return;
+    }
+    struct cairn_pool *pool = NULL;
+    CHECK_OK(cairn_pool_open(&pool, 3, &why));
+    exact = false;
+    for (size_t t = 0; t < N_TYPES; t++)
+        for (size_t j = 0; j < sizeof row_counts / sizeof row_counts[0]; j++) {
+            enum tensor_type type = types[t];
+            if (tensor_type_bytes(type, 1))
+                continue;
+            size_t rows = row_counts[j], n = 1 + (t * 31 + j * 17) % 77, ld = n + 3,
+                   k = type >= TENSOR_Q4_K ? 256 * (1 + j) : 32 * (1 + 5 * j % 13);
+            struct weight w = {.type = type, .n = n, .k = k, .row_bytes = tensor_type_bytes(type, k)};
+            uint8_t *bytes = weights(type, n, k, &seed);
+            w.bytes = bytes;
+            float *x = malloc(rows * k * sizeof *x), *bias = malloc(n * sizeof *bias),
+                  *want = malloc(rows * ld * sizeof *want), *got = malloc(rows * ld * sizeof *got),
+                  *some = malloc(17 * ld * sizeof *some);
+            for (size_t i = 0; i < rows * k; i++) /* outliers, runs with one value, runs with none */
+                x[i] = uniform(&seed) * (i % 97 == 5 ? 1000.0f : 1.0f) * (i / 32 % 11 == 3 ? 0.0f : 1.0f) *
+                       (i / 32 % 13 == 4 && i % 32 != 9 ? 0.0f : 1.0f);
+            for (size_t i = 0; i < n; i++)
+                bias[i] = uniform(&seed);
+            run(BACKEND_AVX512, pool, &w, false, x + (rows - 17) * k, 17, bias, ACT_NONE, false, some, ld);
+            for (size_t i = 0; i < rows * ld; i++)
+                got[i] = guard;
+            run(BACKEND_AVX512, pool, &w, false, x, rows, bias, ACT_NONE, false, got, ld);
+            for (size_t i = 0; i < 17; i++) /* company makes no difference */
+                CHECK(memcmp(some + i * ld, got + (rows - 17 + i) * ld, n * sizeof *got) == 0);
+            for (size_t r = 0; r < rows; r++)
+                round_row_32(x + r * k, k);
+            run(BACKEND_SCALAR, NULL, &w, false, x, rows, bias, ACT_NONE, false, want, ld);
+            for (size_t r = 0; r < rows; r++) {
+                double off = distance(got + r * ld, want + r * ld, n);
+                if (!(off <= 5e-5))
+                    print_error("%s rows %zu n %zu k %zu row %zu: %g\n", tensor_type_name(type), rows, n, k,
+                                r, off);
+                CHECK_LE(off, 5e-5);
+                for (size_t i = n; i < ld; i++)
+                    CHECK(got[r * ld + i] == guard);
+            }
+            /* what is not finite stays in its row */
+            x[3 * k + k - 1] = NAN;
+            x[4 * k] = INFINITY;
+            run(BACKEND_AVX512, pool, &w, false, x, rows, NULL, ACT_NONE, false, got, ld);
+            for (size_t r = 0; r < rows; r++)
+                for (size_t o = 0; o < n; o++)
+                    CHECK(r == 3 || r == 4 ? !isfinite(got[r * ld + o]) : isfinite(got[r * ld + o]) != 0);
+            free(bytes);
+            free(x);
+            free(bias);
+            free(want);
+            free(got);
+            free(some);
+        }
+    exact = true;
     cairn_pool_close(pool);
 }
 
@@ -643,6 +734,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(products_agree),
         TEST(byte_products_agree_with_rounded_inputs),
+        TEST(block_products_agree_with_rounded_inputs),
         TEST(only_exact_weights_become_bytes),
         TEST(sums_do_not_overflow),
         TEST(nan_is_carried_along_and_stays_in_its_row),
