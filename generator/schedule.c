@@ -16,8 +16,9 @@
 #include <time.h>
 
 enum {
-    ROWS_FEW = DECODER_LOGITS_FEW, /* tokens and drafts of a step: more would cost a second pass */
-    WAIT_MS = 20,                  /* how often a waiting caller looks whether it was cancelled */
+    ROWS_FEW = DECODER_LOGITS_FEW, /* room for logits of tokens and drafts */
+    ROWS_GUESSED = 8, /* tokens and drafts of a step that guesses: the kernels take eight rows at once */
+    WAIT_MS = 20,     /* how often a waiting caller looks whether it was cancelled */
 };
 
 struct schedule_job {
@@ -364,7 +365,7 @@ static void make_step(struct schedule *s, struct decoder_item *items)
                                        .n_logits = want == unread(j),
                                        .prompt = true};
         } else {
-            j->n_draft = guess(s, j, (ROWS_FEW - writing) / writing);
+            j->n_draft = guess(s, j, writing < ROWS_GUESSED ? (ROWS_GUESSED - writing) / writing : 0);
             *t = (struct decoder_item){.seq = j->seq,
                                        .tokens = j->ids + j->n_ids - 1,
                                        .n = 1 + j->n_draft,

@@ -414,8 +414,9 @@ static void lookup_takes_the_longest_then_the_sources_then_the_latest(void **sta
     for (int i = 0; i < 10; i++)
         length = draft_length(length, length, length);
     CHECK_U64_EQ(length, DRAFT_MAX);
-    CHECK_U64_EQ(draft_length(15, 15, 3), 7);
-    CHECK_U64_EQ(draft_length(15, 15, 9), 9);
+    CHECK_U64_EQ(draft_length(7, 7, 2), 3);
+    CHECK_U64_EQ(draft_length(7, 7, 5), 5);
+    CHECK_U64_EQ(draft_length(3, 2, 2), 5);
     for (int i = 0; i < 5; i++)
         length = draft_length(length, length, 0);
     CHECK_U64_EQ(length, 1);
