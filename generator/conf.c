@@ -19,7 +19,7 @@ const struct cairn_conf generator_conf[] = {
     {"generator.queue_max",             64,                  1,    4096,  false, "answers that wait to be written; more are refused"        },
     {"generator.prompt_rows",           64,                  8,    240,   false,
      "tokens of new prompts read between two tokens of running answers"                                                                     },
-    {"generator.draft_max",             15,                  0,    15,    false,
+    {"generator.draft_max",             7,                   0,    7,     false,
      "tokens guessed from the sources and verified in one step; 0 is off"                                                                   },
     {"generator.keep_prefixes",         1,                   0,    1,     false,
      "keep computed beginnings of prompts for callers who may read the same"                                                                },

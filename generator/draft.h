@@ -11,7 +11,7 @@
 size_t draft_find(const int32_t *ids, size_t n, size_t from, size_t to, int32_t *out, size_t max);
 
 /* How many to guess: two more after a guess that came true, half after one that did not. */
-enum { DRAFT_START = 8, DRAFT_MAX = 15 };
+enum { DRAFT_MAX = 7, DRAFT_START = DRAFT_MAX };
 size_t draft_length(size_t length, size_t drafted, size_t accepted);
 
 #endif

@@ -16,8 +16,9 @@
 #include <time.h>
 
 enum {
-    ROWS_FEW = DECODER_LOGITS_FEW, /* tokens and drafts of a step: more would cost a second pass */
-    WAIT_MS = 20,                  /* how often a waiting caller looks whether it was cancelled */
+    ROWS_FEW = DECODER_LOGITS_FEW, /* room for logits of tokens and drafts */
+    ROWS_GUESSED = 8, /* tokens and drafts of a step that guesses: the kernels take eight rows at once */
+    WAIT_MS = 20,     /* how often a waiting caller looks whether it was cancelled */
 };
 
 struct schedule_job {
@@ -26,6 +27,8 @@ struct schedule_job {
     struct decoder_seq *seq;
     struct decoder_share share;
     struct sampler sampler;
+    int32_t (*choose)(void *, struct sampler *, float *, size_t, float *, size_t);
+    void *ctx;
     size_t draft_length;           /* at most this many guesses */
     size_t n_prompt, n_ids, n_end; /* known tokens; room */
     size_t n_draft;                /* behind n_ids in the step that runs */
@@ -36,8 +39,8 @@ struct schedule_job {
 
     pthread_cond_t changed; /* the rest: under schedule.lock */
     const struct cairn_stop *stop;
-    size_t n_shown, n_read; /* tokens published, tokens taken */
-    bool done, dropped;
+    size_t n_shown, n_read;         /* tokens published, tokens taken */
+    bool done, unwanted, abandoned; /* unwanted: by its caller; abandoned: the thread is to free it */
     enum cairn_err err;
     struct cairn_why why;
     struct schedule_usage usage;
@@ -89,6 +92,8 @@ enum cairn_err schedule_submit(struct schedule *s, const struct schedule_request
     j->s = s;
     j->share = q->share;
     j->sampler = q->sampler;
+    j->choose = q->choose;
+    j->ctx = q->ctx;
     j->draft_length = DRAFT_START;
     j->n_prompt = j->n_ids = q->n;
     j->n_end = q->n + q->max_tokens;
@@ -166,10 +171,12 @@ void schedule_drop(struct schedule_job *j)
         return;
     struct schedule *s = j->s;
     (void)pthread_mutex_lock(&s->lock);
-    bool done = j->done;
-    j->dropped = true; /* the thread frees it when it lets go */
-    j->stop = NULL;
+    j->unwanted = true;
     (void)pthread_cond_signal(&s->work);
+    while (j->choose && !j->done)
+        (void)pthread_cond_wait(&j->changed, &s->lock);
+    bool done = j->done;
+    j->abandoned = !done;
     (void)pthread_mutex_unlock(&s->lock);
     if (done)
         job_free(j);
@@ -213,10 +220,10 @@ static void let_go(struct schedule *s, struct schedule_job *j)
     j->done = true;
     j->err = j->failed;
     j->why = j->failed_why;
-    bool dropped = j->dropped;
+    bool abandoned = j->abandoned;
     (void)pthread_cond_broadcast(&j->changed);
     (void)pthread_mutex_unlock(&s->lock);
-    if (dropped)
+    if (abandoned)
         job_free(j);
 }
 
@@ -270,7 +277,7 @@ static void take_in(struct schedule *s)
     while (s->n_active < s->o.batch_max && !(s->starved && s->n_active)) {
         (void)pthread_mutex_lock(&s->lock);
         struct schedule_job *j = s->first ? take_first(s) : NULL;
-        bool unwanted = j && j->dropped;
+        bool unwanted = j && j->unwanted;
         if (j && !unwanted)
             j->failed = cairn_stopped(j->stop, &j->failed_why);
         (void)pthread_mutex_unlock(&s->lock);
@@ -298,7 +305,7 @@ static void reap(struct schedule *s)
     (void)pthread_mutex_lock(&s->lock);
     for (size_t i = 0; i < s->n_active; i++) {
         struct schedule_job *j = s->active[i];
-        if (!j->ended && j->dropped)
+        if (!j->ended && j->unwanted)
             j->ended = true;
         else if (!j->ended && (j->failed = cairn_stopped(j->stop, &j->failed_why)) != CAIRN_OK)
             j->ended = true;
@@ -358,7 +365,7 @@ static void make_step(struct schedule *s, struct decoder_item *items)
                                        .n_logits = want == unread(j),
                                        .prompt = true};
         } else {
-            j->n_draft = guess(s, j, (ROWS_FEW - writing) / writing);
+            j->n_draft = guess(s, j, writing < ROWS_GUESSED ? (ROWS_GUESSED - writing) / writing : 0);
             *t = (struct decoder_item){.seq = j->seq,
                                        .tokens = j->ids + j->n_ids - 1,
                                        .n = 1 + j->n_draft,
@@ -368,12 +375,14 @@ static void make_step(struct schedule *s, struct decoder_item *items)
 }
 
 /* Samples the rows of one job; a draft's token counts as long as it is what was sampled. */
-static void read_logits(struct schedule *s, struct schedule_job *j, const float *logits, size_t n)
+static void read_logits(struct schedule *s, struct schedule_job *j, float *logits, size_t n)
 {
     const struct tokenizer *t = decoder_tokenizer(s->d);
-    size_t n_valid = t ? tokenizer_n_vocab(t) : 0, accepted = 0;
+    size_t n_valid = t ? tokenizer_n_vocab(t) : s->n_vocab, accepted = 0;
     for (size_t i = 0; i < n && !j->ended; i++) {
-        int32_t id = sampler_next(&j->sampler, logits + i * s->n_vocab, s->n_vocab, n_valid, s->scratch);
+        float *row = logits + i * s->n_vocab;
+        int32_t id = j->choose ? j->choose(j->ctx, &j->sampler, row, n_valid, s->scratch, j->n_end - j->n_ids)
+                               : sampler_next(&j->sampler, row, s->n_vocab, n_valid, s->scratch);
         bool guessed = i < j->n_draft && j->ids[j->n_ids] == id;
         if (id < 0 || (t && tokenizer_is_end(t, id))) {
             j->ended = true;

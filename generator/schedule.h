@@ -32,7 +32,12 @@ struct schedule_request {
     struct decoder_share share;
     uint32_t max_tokens;
     struct sampler sampler;
-    const struct cairn_stop *stop; /* BORROWED until schedule_close; may be NULL */
+    /* NULL: sampler_next(). Else the schedule's thread calls it for each token in turn; logits may be
+     * overwritten; left: tokens that the answer may still have, this one counted; -1 ends it. ctx is in use
+     * until the end, or until schedule_drop() returns. */
+    int32_t (*choose)(void *ctx, struct sampler *s, float *logits, size_t n, float *scratch, size_t left);
+    void *ctx;
+    const struct cairn_stop *stop; /* BORROWED until schedule_drop(); may be NULL */
 };
 
 struct schedule;
@@ -47,7 +52,8 @@ CAIRN_MUST_USE enum cairn_err schedule_submit(struct schedule *s, const struct s
                                               struct schedule_job **out, struct cairn_why *why);
 /* Waits for the next token. *id is -1 at the end: the model ended, or max_tokens are written. */
 CAIRN_MUST_USE enum cairn_err schedule_next(struct schedule_job *j, int32_t *id, struct cairn_why *why);
-/* Ends it, finished or not: its pages are free at the next step. NULL is fine. */
+/* Ends it, finished or not: its pages are free at the next step, for which only a job with a `choose` waits.
+ * NULL is fine. */
 void schedule_drop(struct schedule_job *j);
 
 struct schedule_usage {

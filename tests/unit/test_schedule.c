@@ -4,6 +4,7 @@
 #include "schedule.h"
 #include "tiny_decoder.h"
 
+#include <math.h>
 #include <pthread.h>
 
 enum { PROMPT = 150, WRITE = 100, PAGES = 64 };
@@ -209,6 +210,60 @@ static void every_request_gets_in_company_what_it_gets_alone(void **state)
     }
 }
 
+struct rule {
+    size_t n, ends_at;
+    atomic_bool over; /* nobody may call any more */
+};
+/* Odd tokens only, and an end; the rule is told of each token in turn. */
+static int32_t odd_ones(void *ctx, struct sampler *s, float *logits, size_t n, float *scratch, size_t left)
+{
+    struct rule *r = ctx;
+    CHECK(!atomic_load(&r->over) && n == TINY_VOCAB && left == WRITE - r->n);
+    for (size_t i = 0; i < n; i += 2)
+        logits[i] = -INFINITY;
+    return r->n++ == r->ends_at ? -1 : sampler_next(s, logits, n, n, scratch);
+}
+
+static void a_rule_chooses_each_token_in_turn_and_ends_with_its_job(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    int32_t ids[PROMPT], text[2][WRITE], id;
+    prompt_of(ids, 3);
+    for (int drafts = 0; drafts < 2; drafts++) {
+        struct schedule *s = NULL;
+        struct schedule_opts o = usual;
+        struct rule r = {.ends_at = 60};
+        struct schedule_job *j = NULL;
+        struct schedule_request q = {
+            .ids = ids, .n = PROMPT, .max_tokens = WRITE, .choose = odd_ones, .ctx = &r};
+        o.draft_max = drafts ? DRAFT_MAX : 0;
+        CHECK_OK(schedule_open(&s, d, &o, &why));
+        CHECK_OK(schedule_submit(s, &q, &j, &why));
+        size_t n = 0;
+        for (;; n++) {
+            CHECK_OK(schedule_next(j, &id, &why));
+            if (id < 0)
+                break;
+            CHECK(id % 2 == 1);
+            text[drafts][n] = id;
+        }
+        CHECK(n == 60 && r.n == 61);
+        schedule_drop(j);
+        for (int i = 0; i < 20; i++) { /* dropped in the midst of it: never called again */
+            struct rule one = {.ends_at = WRITE};
+            q.ctx = &one;
+            CHECK_OK(schedule_submit(s, &q, &j, &why));
+            for (int k = 0; k < i; k++)
+                CHECK_OK(schedule_next(j, &id, &why));
+            schedule_drop(j);
+            atomic_store(&one.over, true);
+        }
+        schedule_close(s);
+    }
+    CHECK(memcmp(text[0], text[1], 60 * sizeof id) == 0);
+}
+
 static void pages_that_are_short_make_requests_wait_and_not_fail(void **state)
 {
     UNUSED_STATE(state);
@@ -359,8 +414,9 @@ static void lookup_takes_the_longest_then_the_sources_then_the_latest(void **sta
     for (int i = 0; i < 10; i++)
         length = draft_length(length, length, length);
     CHECK_U64_EQ(length, DRAFT_MAX);
-    CHECK_U64_EQ(draft_length(15, 15, 3), 7);
-    CHECK_U64_EQ(draft_length(15, 15, 9), 9);
+    CHECK_U64_EQ(draft_length(7, 7, 2), 3);
+    CHECK_U64_EQ(draft_length(7, 7, 5), 5);
+    CHECK_U64_EQ(draft_length(3, 2, 2), 5);
     for (int i = 0; i < 5; i++)
         length = draft_length(length, length, 0);
     CHECK_U64_EQ(length, 1);
@@ -373,6 +429,7 @@ int main(void)
         TEST(lookup_takes_the_longest_then_the_sources_then_the_latest),
         TEST(drafts_and_kept_beginnings_change_nothing_but_time),
         TEST(every_request_gets_in_company_what_it_gets_alone),
+        TEST(a_rule_chooses_each_token_in_turn_and_ends_with_its_job),
         TEST(pages_that_are_short_make_requests_wait_and_not_fail),
         TEST(limits_deadlines_and_cancellation_are_errors),
         TEST(writing_allocates_nothing_and_no_memory_is_an_error),
