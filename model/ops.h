@@ -21,7 +21,7 @@
 
 #define OPS_ABI 1u
 enum {
-    OPS_ROWS_FEW = 8,    /* fewer rows: weights are read in place; more: unpacked once for all rows */
+    OPS_ROWS_FEW = 17,   /* fewer rows: weights are read in place; more: unpacked once for all rows */
     OPS_JOBS_MAX = 4,    /* weights that share one input in one ops_matmul() */
     OPS_KEY_RUN = 16,    /* keys lie in runs of 16 positions, transposed: [position / 16][head_dim][16] */
     OPS_TILE_MAX = 8,    /* queries that one attend() call may carry */
