@@ -1,23 +1,24 @@
 /* ops_avx512_few.c - matmul of few rows for AVX-512 with VNNI: bound by memory for one row, and made so that
  * eight rows cost little more.
  *
- * Activations are 16-bit integers against one scale per WIDE inputs. The weights stay as the file has them; a
- * superblock is unpacked in registers to 16-bit words, once for up to GROUP rows and two outputs at a time,
- * and vpdpwssd multiplies. The 6-bit scales of the K types are multiplied into the words, so that a whole
- * superblock is one exact integer sum: the largest is Q6_K's 16 products per lane of 32 * 128 * ACT_MAX.
- * What the min of a type adds is taken from sums of the activations.
+ * Activations are rounded to 16 bits against one scale per WIDE inputs. The weights stay as the file has
+ * them; a superblock is unpacked in registers to 16-bit words, once for up to GROUP rows and two outputs at a
+ * time, and vpdpwssd multiplies. The 6-bit scales of the K types are multiplied into the words, so that a
+ * whole superblock is one exact integer sum. What the min of a type adds is taken from sums of the
+ * activations.
  *
  * A row's sums are made by the same operations in the same order whatever the number of rows: exact integers,
- * then one float lane each, added in the order of superblocks, and one tree over the lanes.
+ * then eight float lanes, added to in the order of superblocks, and one tree over the lanes.
  *
  * Order of words. All types are brought to one order of inputs, which the activations are put in when they
  * are rounded. A chunk of 128 inputs is four blocks of 32, a block two halves of 16. Vector 2 * half + odd
  * holds, in lane b of 128 bits, the even or odd inputs of that half of block b: what masks and shifts of the
  * 16-bit words give for every type.
  *
- *   shared scratch  groups of up to GROUP rows; in a group of m rows, for each superblock:
- *                   [row 0..m-1][8 vectors] words, then for all superblocks [GROUP] scales, then [row][8]
- *                   sums of the rounded values of 32 inputs, scaled */
+ *   shared scratch  groups of up to GROUP rows; in a group of m rows for each superblock: [row 0..m-1][8
+ *                   vectors] words; then for each superblock [row][8] sums of the rounded values of 32
+ *                   inputs, scaled; then for each superblock [GROUP] scales. Sums and scales stand twice, for
+ *                   the lanes of two outputs that take turns. */
 #include "ops_avx512_few.h"
 
 #include "quant_rows.h"
@@ -26,9 +27,8 @@
 #include <string.h>
 
 enum {
-    WIDE = 256,  /* inputs that share a scale */
-    GROUP = 8,   /* rows multiplied with one unpacking */
-    OUTPUTS = 2, /* outputs at a time: half the loads of activations */
+    WIDE = 256, /* inputs that share a scale */
+    GROUP = 8,  /* rows multiplied with one unpacking */
     ACT_MAX = 32767,
     L1_WORDS = 12288 /* of activations that are used again and again while they are in the first cache */
 };
@@ -43,13 +43,13 @@ struct group {
     const int16_t *words;
     const float *scale, *sum32;
 };
-static size_t group_bytes(size_t k) { return (wide_of(k) * GROUP * (WIDE * 2 + 4 + 32) + 63) / 64 * 64; }
+static size_t group_bytes(size_t k) { return (wide_of(k) * GROUP * (WIDE * 2 + 8 + 64) + 63) / 64 * 64; }
 static struct group group_at(const void *shared, size_t k, size_t g, size_t rows)
 {
     const char *p = (const char *)shared + g * group_bytes(k);
     struct group a = {.words = (const int16_t *)(const void *)p};
     a.sum32 = (const float *)(const void *)(a.words + wide_of(k) * rows * WIDE);
-    a.scale = a.sum32 + wide_of(k) * rows * 8;
+    a.scale = a.sum32 + wide_of(k) * rows * 16;
     return a;
 }
 size_t few_shared_bytes(size_t k) { return (FEW_MAX + GROUP - 1) / GROUP * group_bytes(k); }
@@ -91,7 +91,7 @@ static void prepare_row(const struct group *g, const float *x, size_t k, size_t 
             inverse = 0.0f;
         if (wild)
             s = __builtin_nanf("");
-        scale[b * GROUP + row] = s;
+        scale[(b * GROUP + row) * 2] = scale[(b * GROUP + row) * 2 + 1] = s;
         __m512i natural[8];
         for (size_t u = 0; u < 8; u++) {
             __m256i q[2];
@@ -103,7 +103,8 @@ static void prepare_row(const struct group *g, const float *x, size_t k, size_t 
                 sum += _mm512_reduce_add_epi32(i);
             }
             natural[u] = _mm512_inserti64x4(_mm512_castsi256_si512(q[0]), q[1], 1);
-            sum32[(b * rows + row) * 8 + u] = (float)sum * s;
+            float *to = sum32 + (b * rows + row) * 16 + 2 * u;
+            to[0] = to[1] = (float)sum * s;
         }
         int16_t *out = words + (b * rows + row) * WIDE;
         put_chunk(natural, out);
@@ -195,44 +196,43 @@ INLINE void words_q6_k(const uint8_t *b, int c, __m512i w[4])
         w[i] = _mm512_mullo_epi16(_mm512_sub_epi16(w[i], _mm512_set1_epi16(32)), i < 2 ? s0 : s1);
 }
 
-/* Four blocks of a type of 32, p[0..3]: the lanes of 128 bits. */
-INLINE __m512i gather128(const uint8_t *const p[4], size_t at)
+/* Four blocks of a type of 32: the lanes of 128 bits. */
+INLINE __m512i gather128(const uint8_t *p, size_t size)
 {
-    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(p[0] + at)));
-    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p[1] + at)), 1);
-    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p[2] + at)), 2);
-    return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p[3] + at)), 3);
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p + size)), 1);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p + 2 * size)), 2);
+    return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p + 3 * size)), 3);
 }
-INLINE void words_32(enum tensor_type t, const uint8_t *const p[4], __m512i w[4])
+INLINE __m512i word_if(__m512i bits, __m512i which) /* the fifth bit of a word whose bit is set */
+{
+    return _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(bits, which), _mm512_set1_epi16(16));
+}
+INLINE void words_32(enum tensor_type t, const uint8_t *p, size_t size, __m512i w[4])
 {
     if (t == TENSOR_Q8_0) {
-        __m512i a = gather128(p, 2), b = gather128(p, 18);
+        __m512i a = gather128(p + 2, size), b = gather128(p + 18, size);
         w[0] = _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8);
         w[1] = _mm512_srai_epi16(a, 8);
         w[2] = _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8);
         w[3] = _mm512_srai_epi16(b, 8);
         return;
     }
-    __m512i u = gather128(p, t == TENSOR_Q4_0 ? 2 : t == TENSOR_Q4_1 ? 4 : t == TENSOR_Q5_0 ? 6 : 8);
+    __m512i u = gather128(p + size - 16, size);
     w[0] = mask16(u, 15);
     w[1] = mask16(_mm512_srli_epi16(u, 8), 15);
     w[2] = mask16(_mm512_srli_epi16(u, 4), 15);
     w[3] = _mm512_srli_epi16(u, 12);
-    if (t == TENSOR_Q5_0 || t == TENSOR_Q5_1) {
-        size_t at = t == TENSOR_Q5_0 ? 2 : 4; /* bit j is input j's: spread over words, tested in place */
-        __m512i h = _mm512_inserti64x4(
-            _mm512_castsi256_si512(
-                _mm256_setr_epi32((int)quant_u32(p[0] + at), 0, 0, 0, (int)quant_u32(p[1] + at), 0, 0, 0)),
-            _mm256_setr_epi32((int)quant_u32(p[2] + at), 0, 0, 0, (int)quant_u32(p[3] + at), 0, 0, 0), 1);
-        const __m512i words01 = _mm512_set1_epi16(0x0100), words23 = _mm512_set1_epi16(0x0302);
-        __m512i h0 = _mm512_shuffle_epi8(h, words01), h1 = _mm512_shuffle_epi8(h, words23);
+    if (t == TENSOR_Q5_0 || t == TENSOR_Q5_1) { /* bit j is input j's: spread over words, tested in place */
+        __m512i h = gather128(p + size - 20, size);
+        __m512i h0 = _mm512_shuffle_epi8(h, _mm512_set1_epi16(0x0100)),
+                h1 = _mm512_shuffle_epi8(h, _mm512_set1_epi16(0x0302));
         const __m512i even = _mm512_set4_epi32(0x40001000, 0x04000100, 0x00400010, 0x00040001),
-                      odd = _mm512_set4_epi32((int)0x80002000, 0x08000200, 0x00800020, 0x00080002),
-                      fifth = _mm512_set1_epi16(16);
-        w[0] = _mm512_or_si512(w[0], _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(h0, even), fifth));
-        w[1] = _mm512_or_si512(w[1], _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(h0, odd), fifth));
-        w[2] = _mm512_or_si512(w[2], _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(h1, even), fifth));
-        w[3] = _mm512_or_si512(w[3], _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(h1, odd), fifth));
+                      odd = _mm512_set4_epi32((int)0x80002000, 0x08000200, 0x00800020, 0x00080002);
+        w[0] = _mm512_or_si512(w[0], word_if(h0, even));
+        w[1] = _mm512_or_si512(w[1], word_if(h0, odd));
+        w[2] = _mm512_or_si512(w[2], word_if(h1, even));
+        w[3] = _mm512_or_si512(w[3], word_if(h1, odd));
     }
 }
 
@@ -246,61 +246,59 @@ INLINE __m512i dot_words(__m512i sum, __m512i a, __m512i w)
     return sum;
 }
 
-/* What a superblock adds to the lanes of an output: d times its sums; minus min times the sums of inputs. */
-struct k_head {
-    float d;
-    __m512 min; /* 8 of 16 */
-    uint64_t scales;
-};
-INLINE struct k_head head_k45(const uint8_t *b)
-{
-    uint32_t s0 = quant_u32(b + 4), s1 = quant_u32(b + 8), s2 = quant_u32(b + 12);
-    uint32_t scale1 = (s2 & 0x0f0f0f0fu) | (s0 >> 6 & 0x03030303u) << 4;
-    uint32_t min1 = (s2 >> 4 & 0x0f0f0f0fu) | (s1 >> 6 & 0x03030303u) << 4;
-    uint64_t min = (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32;
-    __m256 m = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)min)));
-    return (struct k_head){
-        .d = quant_f16(quant_u16(b)),
-        .min = _mm512_zextps256_ps512(_mm256_mul_ps(m, _mm256_set1_ps(-quant_f16(quant_u16(b + 2))))),
-        .scales = (s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32};
-}
-
 struct few_job {
-    const uint8_t *w[OUTPUTS];
+    const uint8_t *w[2]; /* two outputs */
     struct group a;
-    const float *x;        /* float weights: the rows */
-    size_t k, b0, b1;      /* superblocks */
-    float *lanes[OUTPUTS]; /* [m][LANES_LD], added to */
+    const float *x;   /* float weights: the rows */
+    size_t k, b0, b1; /* superblocks */
+    float *lanes;     /* [row][LANES_LD], added to */
 };
-enum { LANES_LD = OPS_PANEL * 16 };
+enum { LANES_LD = OPS_PANEL / 2 * 16 };
+
+/* Two vectors of sums to one: the lanes of two outputs take turns. Q6_K's lanes are too full to add as
+ * integers. */
+INLINE __m512 fold(__m512i a, __m512i b, bool full)
+{
+    __m512i low = _mm512_unpacklo_epi32(a, b), high = _mm512_unpackhi_epi32(a, b);
+    return full ? _mm512_add_ps(_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high))
+                : _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
+}
+INLINE __m512 turns(float a, float b) /* a b a b ... */
+{
+    return _mm512_broadcast_f32x2(_mm_set_ps(0.0f, 0.0f, b, a));
+}
 
 #define EACH_ROW(one) one(0) one(1) one(2) one(3) one(4) one(5) one(6) one(7)
 #define ROW_ZERO(r) __m512i s0_##r = _mm512_setzero_si512(), s1_##r = s0_##r;
 #define ROW_STEP(r)                                                                                          \
     if (m > r) {                                                                                             \
-        __m512i a0 = x[r * 8], a1 = x[r * 8 + 1], a2 = x[r * 8 + 2], a3 = x[r * 8 + 3];                      \
-        s0_##r = dot_words(s0_##r, a0, w0[0]);                                                               \
-        s1_##r = dot_words(s1_##r, a0, w1[0]);                                                               \
-        s0_##r = dot_words(s0_##r, a1, w0[1]);                                                               \
-        s1_##r = dot_words(s1_##r, a1, w1[1]);                                                               \
-        s0_##r = dot_words(s0_##r, a2, w0[2]);                                                               \
-        s1_##r = dot_words(s1_##r, a2, w1[2]);                                                               \
-        s0_##r = dot_words(s0_##r, a3, w0[3]);                                                               \
-        s1_##r = dot_words(s1_##r, a3, w1[3]);                                                               \
+        __m512i a = x[r * 8 + v];                                                                            \
+        s0_##r = dot_words(s0_##r, a, w0[v]);                                                                \
+        s1_##r = dot_words(s1_##r, a, w1[v]);                                                                \
     }
+#define EACH_STEP                                                                                            \
+    _Pragma("GCC unroll 4") for (int v = 0; v < 4; v++) { EACH_ROW(ROW_STEP) }
+
 #define ROW_FOLD_K(r)                                                                                        \
     if (m > r) {                                                                                             \
-        float *y0 = j->lanes[0] + r * LANES_LD, *y1 = j->lanes[1] + r * LANES_LD;                            \
-        __m512 t0 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s0_##r), _mm512_set1_ps(f0[r]), _mm512_loadu_ps(y0)); \
-        __m512 t1 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s1_##r), _mm512_set1_ps(f1[r]), _mm512_loadu_ps(y1)); \
-        if (type != TENSOR_Q6_K) {                                                                           \
-            __m512 sum = _mm512_zextps256_ps512(_mm256_loadu_ps(sum32 + r * 8));                             \
-            t0 = _mm512_fmadd_ps(sum, h0.min, t0);                                                           \
-            t1 = _mm512_fmadd_ps(sum, h1.min, t1);                                                           \
-        }                                                                                                    \
-        _mm512_storeu_ps(y0, t0);                                                                            \
-        _mm512_storeu_ps(y1, t1);                                                                            \
+        float *y = j->lanes + r * LANES_LD;                                                                  \
+        __m512 t = _mm512_fmadd_ps(fold(s0_##r, s1_##r, type == TENSOR_Q6_K),                                \
+                                   _mm512_castpd_ps(_mm512_set1_pd(by[r])), _mm512_loadu_ps(y));             \
+        _mm512_storeu_ps(y, type == TENSOR_Q6_K ? t : _mm512_fnmadd_ps(sum32[r], min, t));                   \
     }
+
+/* The 6-bit scales and mins of Q4_K and Q5_K. */
+struct scales_k45 {
+    uint64_t scale, min;
+};
+INLINE struct scales_k45 scales_k45(const uint8_t *s)
+{
+    uint32_t s0 = quant_u32(s), s1 = quant_u32(s + 4), s2 = quant_u32(s + 8);
+    uint32_t scale1 = (s2 & 0x0f0f0f0fu) | (s0 >> 6 & 0x03030303u) << 4;
+    uint32_t min1 = (s2 >> 4 & 0x0f0f0f0fu) | (s1 >> 6 & 0x03030303u) << 4;
+    return (struct scales_k45){(s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32,
+                               (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32};
+}
 
 INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned m)
 {
@@ -308,19 +306,24 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
     const uint8_t *p0 = j->w[0] + j->b0 * size, *p1 = j->w[1] + j->b0 * size;
     for (size_t b = j->b0; b < j->b1; b++, p0 += size, p1 += size) {
         const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
-        const float *sum32 = j->a.sum32 + b * m * 8;
-        struct k_head h0 = {0}, h1 = {0};
+        const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
+        struct scales_k45 h0 = {0}, h1 = {0};
+        __m512 d, min = _mm512_setzero_ps();
         if (type == TENSOR_Q6_K) {
-            h0.d = quant_f16(quant_u16(p0 + 208));
-            h1.d = quant_f16(quant_u16(p1 + 208));
+            d = turns(quant_f16(quant_u16(p0 + 208)), quant_f16(quant_u16(p1 + 208)));
         } else {
-            h0 = head_k45(p0);
-            h1 = head_k45(p1);
+            h0 = scales_k45(p0 + 4);
+            h1 = scales_k45(p1 + 4);
+            __m128 both =
+                _mm_cvtph_ps(_mm_insert_epi32(_mm_cvtsi32_si128((int)quant_u32(p0)), (int)quant_u32(p1), 1));
+            d = _mm512_broadcast_f32x2(_mm_permute_ps(both, 0x08));
+            __m128i mins =
+                _mm_unpacklo_epi8(_mm_cvtsi64_si128((long long)h0.min), _mm_cvtsi64_si128((long long)h1.min));
+            min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(mins)),
+                                _mm512_broadcast_f32x2(_mm_permute_ps(both, 0x0d)));
         }
-        float f0[8], f1[8];
-        __m256 by = _mm256_loadu_ps(j->a.scale + b * GROUP);
-        _mm256_storeu_ps(f0, _mm256_mul_ps(by, _mm256_set1_ps(h0.d)));
-        _mm256_storeu_ps(f1, _mm256_mul_ps(by, _mm256_set1_ps(h1.d)));
+        double by[GROUP]; /* pairs of floats: the scales of the superblock's sums by row */
+        _mm512_storeu_ps(by, _mm512_mul_ps(_mm512_loadu_ps(j->a.scale + b * 2 * GROUP), d));
         EACH_ROW(ROW_ZERO)
 #pragma GCC unroll 2
         for (int c = 0; c < 2; c++, x += 4) {
@@ -330,90 +333,78 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
                 words_q6_k(p1, c, w1);
             } else {
                 size_t at = type == TENSOR_Q4_K ? 16 : 48;
-                words_k45(p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, scale_k45(h0.scales, c), w0);
-                words_k45(p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, scale_k45(h1.scales, c), w1);
+                words_k45(p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, scale_k45(h0.scale, c), w0);
+                words_k45(p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, scale_k45(h1.scale, c), w1);
             }
-            EACH_ROW(ROW_STEP)
+            EACH_STEP
         }
         EACH_ROW(ROW_FOLD_K)
     }
 }
 
+#define ROW_START_32(r) __m512 t_##r = _mm512_setzero_ps();
 #define ROW_FOLD_32(r)                                                                                       \
-    if (m > r) {                                                                                             \
-        t0_##r = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s0_##r), d0, t0_##r);                                    \
-        t1_##r = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s1_##r), d1, t1_##r);                                    \
-    }
-#define ROW_FLOAT(r) __m512 t0_##r = _mm512_setzero_ps(), t1_##r = t0_##r;
+    if (m > r)                                                                                               \
+        t_##r = _mm512_fmadd_ps(fold(s0_##r, s1_##r, false), d, t_##r);
 #define ROW_END_32(r)                                                                                        \
     if (m > r) {                                                                                             \
-        float *y0 = j->lanes[0] + r * LANES_LD, *y1 = j->lanes[1] + r * LANES_LD;                            \
-        __m512 by = _mm512_set1_ps(scale[r]);                                                                \
-        t0_##r = _mm512_fmadd_ps(t0_##r, by, _mm512_loadu_ps(y0));                                           \
-        t1_##r = _mm512_fmadd_ps(t1_##r, by, _mm512_loadu_ps(y1));                                           \
-        if (type != TENSOR_Q8_0) {                                                                           \
-            __m512 sum = _mm512_zextps256_ps512(_mm256_loadu_ps(sum32 + r * 8));                             \
-            t0_##r = _mm512_fmadd_ps(sum, min0, t0_##r);                                                     \
-            t1_##r = _mm512_fmadd_ps(sum, min1, t1_##r);                                                     \
-        }                                                                                                    \
-        _mm512_storeu_ps(y0, t0_##r);                                                                        \
-        _mm512_storeu_ps(y1, t1_##r);                                                                        \
+        float *y = j->lanes + r * LANES_LD;                                                                  \
+        __m512 t = _mm512_fmadd_ps(t_##r, _mm512_set1_ps(scale[2 * r]), _mm512_loadu_ps(y));                 \
+        _mm512_storeu_ps(y, type == TENSOR_Q8_0 ? t : _mm512_fmadd_ps(sum32[r], min, t));                    \
     }
 
-/* The scales, or what follows them, of eight blocks. */
-INLINE __m256 halves(const uint8_t *const p[8], size_t at)
+/* The first four bytes of eight blocks of two outputs, in turns. */
+INLINE __m512i heads_32(const uint8_t *p0, const uint8_t *p1, size_t size)
 {
-    __m128i h = _mm_cvtsi32_si128(quant_u16(p[0] + at));
-    h = _mm_insert_epi16(h, quant_u16(p[1] + at), 1);
-    h = _mm_insert_epi16(h, quant_u16(p[2] + at), 2);
-    h = _mm_insert_epi16(h, quant_u16(p[3] + at), 3);
-    h = _mm_insert_epi16(h, quant_u16(p[4] + at), 4);
-    h = _mm_insert_epi16(h, quant_u16(p[5] + at), 5);
-    h = _mm_insert_epi16(h, quant_u16(p[6] + at), 6);
-    h = _mm_insert_epi16(h, quant_u16(p[7] + at), 7);
-    return _mm256_cvtph_ps(h);
-}
-INLINE __m512 mins_32(enum tensor_type type, const uint8_t *const p[8], __m256 d)
-{
-    __m256 m = type == TENSOR_Q4_0   ? _mm256_mul_ps(d, _mm256_set1_ps(-8.0f))
-               : type == TENSOR_Q5_0 ? _mm256_mul_ps(d, _mm256_set1_ps(-16.0f))
-                                     : halves(p, 2);
-    return _mm512_zextps256_ps512(m);
+    __m512i h = _mm512_set1_epi32((int)quant_u32(p0));
+#pragma GCC unroll 16
+    for (unsigned i = 1; i < 16; i++)
+        h = _mm512_mask_set1_epi32(h, (__mmask16)(1u << i), (int)quant_u32((i & 1 ? p1 : p0) + i / 2 * size));
+    return h;
 }
 
 INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned m)
 {
-    static const uint8_t none[Q8_0_BYTES]; /* a block past the end of a row: zero */
     const size_t size = type == TENSOR_Q4_0   ? Q4_0_BYTES
                         : type == TENSOR_Q4_1 ? Q4_1_BYTES
                         : type == TENSOR_Q5_0 ? Q5_0_BYTES
                         : type == TENSOR_Q5_1 ? Q5_1_BYTES
                                               : Q8_0_BYTES;
-    size_t blocks = j->k / QK;
     for (size_t b = j->b0; b < j->b1; b++) {
         const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
-        const float *sum32 = j->a.sum32 + b * m * 8, *scale = j->a.scale + b * GROUP;
-        const uint8_t *p0[8], *p1[8];
-        for (size_t i = 0; i < 8; i++) {
-            bool in = b * 8 + i < blocks;
-            p0[i] = in ? j->w[0] + (b * 8 + i) * size : none;
-            p1[i] = in ? j->w[1] + (b * 8 + i) * size : none;
+        const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
+        const float *scale = j->a.scale + b * 2 * GROUP;
+        const uint8_t *p0 = j->w[0] + b * 8 * size, *p1 = j->w[1] + b * 8 * size;
+        uint8_t rest[2][8 * Q8_0_BYTES];
+        size_t blocks = j->k / QK - b * 8;
+        if (blocks < 8) { /* the end of a row: what is missing is zero */
+            memset(rest, 0, sizeof rest);
+            p0 = memcpy(rest[0], p0, blocks * size);
+            p1 = memcpy(rest[1], p1, blocks * size);
         }
-        __m256 all0 = halves(p0, 0), all1 = halves(p1, 0);
-        __m512 min0 = mins_32(type, p0, all0), min1 = mins_32(type, p1, all1);
-        EACH_ROW(ROW_FLOAT)
+        __m512i heads = heads_32(p0, p1, size);
+        __m512 all = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(heads)), min = _mm512_setzero_ps();
+        if (type == TENSOR_Q4_0)
+            min = _mm512_mul_ps(all, _mm512_set1_ps(-8.0f));
+        else if (type == TENSOR_Q5_0)
+            min = _mm512_mul_ps(all, _mm512_set1_ps(-16.0f));
+        else if (type != TENSOR_Q8_0)
+            min = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(heads, 16)));
+        EACH_ROW(ROW_START_32)
 #pragma GCC unroll 2
         for (int c = 0; c < 2; c++, x += 4) {
-            if (c && b * 8 + 4 >= blocks)
+            if (c && blocks <= 4)
                 break;
             EACH_ROW(ROW_ZERO)
             __m512i w0[4], w1[4];
-            words_32(type, p0 + 4 * c, w0);
-            words_32(type, p1 + 4 * c, w1);
-            EACH_ROW(ROW_STEP)
-            const __m512i spread = lanes32(4 * c, 4 * c + 1, 4 * c + 2, 4 * c + 3);
-            __m512 d0 = _mm512_permutexvar_ps(spread, _mm512_castps256_ps512(all0));
-            __m512 d1 = _mm512_permutexvar_ps(spread, _mm512_castps256_ps512(all1));
+            words_32(type, p0 + 4 * size * (size_t)c, size, w0);
+            words_32(type, p1 + 4 * size * (size_t)c, size, w1);
+            EACH_STEP
+            const int at = 8 * c;
+            __m512 d = _mm512_permutexvar_ps(_mm512_setr_epi32(at, at + 1, at, at + 1, at + 2, at + 3, at + 2,
+                                                               at + 3, at + 4, at + 5, at + 4, at + 5, at + 6,
+                                                               at + 7, at + 6, at + 7),
+                                             all);
             EACH_ROW(ROW_FOLD_32)
         }
         EACH_ROW(ROW_END_32)
@@ -429,6 +420,7 @@ INLINE __m512 floats_at(enum tensor_type t, const uint8_t *w, size_t i, __mmask1
     return t == TENSOR_F16 ? _mm512_cvtph_ps(h)
                            : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
+#define ROW_FLOAT(r) __m512 t0_##r = _mm512_setzero_ps(), t1_##r = t0_##r;
 #define ROW_FLOAT_STEP(r)                                                                                    \
     if (m > r) {                                                                                             \
         __m512 v = _mm512_maskz_loadu_ps(in, x + r * k + i);                                                 \
@@ -436,10 +428,9 @@ INLINE __m512 floats_at(enum tensor_type t, const uint8_t *w, size_t i, __mmask1
         t1_##r = _mm512_fmadd_ps(v, v1, t1_##r);                                                             \
     }
 #define ROW_FLOAT_END(r)                                                                                     \
-    if (m > r) {                                                                                             \
-        _mm512_storeu_ps(j->lanes[0] + r * LANES_LD, t0_##r);                                                \
-        _mm512_storeu_ps(j->lanes[1] + r * LANES_LD, t1_##r);                                                \
-    }
+    if (m > r)                                                                                               \
+        _mm512_storeu_ps(j->lanes + r * LANES_LD, _mm512_add_ps(_mm512_unpacklo_ps(t0_##r, t1_##r),          \
+                                                                _mm512_unpackhi_ps(t0_##r, t1_##r)));
 INLINE void products_float(const struct few_job *j, enum tensor_type type, unsigned m)
 {
     size_t k = j->k;
@@ -534,19 +525,14 @@ static void few_pair(enum tensor_type t, const struct few_job *j, unsigned m)
     }
 }
 
-/* Sixteen times sixteen lanes to sixteen sums: one tree, whatever else is summed beside. */
+/* The lanes of sixteen outputs, two to a vector, to sixteen sums: one tree, whatever else is summed beside.
+ */
 static void sum_lanes(const float *in, float *out)
 {
-    __m512 a[16];
-    for (int i = 0; i < 16; i++)
-        a[i] = _mm512_loadu_ps(in + 16 * i);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) /* lane 2p: output 2i, lane 2p + 1: output 2i + 1 */
-        a[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]),
-                             _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+    __m512 a[8];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        __m512d p = _mm512_castps_pd(a[2 * i]), q = _mm512_castps_pd(a[2 * i + 1]);
+        __m512d p = _mm512_loadu_pd(in + 32 * i), q = _mm512_loadu_pd(in + 32 * i + 16);
         a[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(p, q)),
                              _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)));
     }
@@ -572,17 +558,15 @@ void few_panel(const void *shared, const struct weight *w, const float *x, size_
         struct few_job j = {.a = group_at(shared, w->k, r / GROUP, m), .k = w->k, .x = x + r * w->k};
         for (j.b0 = 0; j.b0 < blocks; j.b0 = j.b1) {
             j.b1 = blocks - j.b0 < step ? blocks : j.b0 + step;
-            for (size_t o = n0; o < n1; o += OUTPUTS) {
-                for (size_t i = 0; i < OUTPUTS; i++) { /* the last one may stand alone: then twice */
-                    size_t at = o + i < n1 ? o + i : o;
-                    j.w[i] = w->bytes + at * w->row_bytes;
-                    j.lanes[i] = lanes + (at == o && i ? OPS_PANEL - 1 : at - n0) * 16;
-                }
+            for (size_t o = n0; o < n1; o += 2) {
+                j.w[0] = w->bytes + o * w->row_bytes;
+                j.w[1] = o + 1 < n1 ? j.w[0] + w->row_bytes : j.w[0]; /* the last one alone: twice */
+                j.lanes = lanes + (o - n0) * 8;
                 few_pair(w->type, &j, (unsigned)m);
             }
         }
         for (size_t i = 0; i < m; i++)
             for (size_t o = 0; o < n1 - n0; o += 16)
-                sum_lanes(lanes + i * LANES_LD + o * 16, sums + (r + i) * OPS_PANEL + o);
+                sum_lanes(lanes + i * LANES_LD + o * 8, sums + (r + i) * OPS_PANEL + o);
     }
 }
