@@ -30,6 +30,7 @@ enum {
     WIDE = 256, /* inputs that share a scale */
     GROUP = 8,  /* rows multiplied with one unpacking */
     ACT_MAX = 32767,
+    AHEAD = 8192,    /* bytes that are fetched before they are read: 4096 and 16384 are slower */
     L1_WORDS = 12288 /* of activations that are used again and again while they are in the first cache */
 };
 _Static_assert((int64_t)16 * 32 * 128 * ACT_MAX <= INT32_MAX, "a superblock's sums fit");
@@ -251,6 +252,8 @@ struct few_job {
     struct group a;
     const float *x;   /* float weights: the rows */
     size_t k, b0, b1; /* superblocks */
+    size_t ahead;     /* to what is read next but one: from here on, or pairs of outputs away */
+    bool in_order;    /* whole rows: then the lines are fetched in the order of memory */
     float *lanes;     /* [row][LANES_LD], added to */
 };
 enum { LANES_LD = OPS_PANEL / 2 * 16 };
@@ -266,6 +269,24 @@ INLINE __m512 fold(__m512i a, __m512i b, bool full)
 INLINE __m512 turns(float a, float b) /* a b a b ... */
 {
     return _mm512_broadcast_f32x2(_mm_set_ps(0.0f, 0.0f, b, a));
+}
+
+/* The prefetcher of the machine does not follow two short rows, so the lines of superblock b of both are
+ * fetched early. In the order of memory it joins in: a third faster. */
+INLINE void fetch(const struct few_job *j, const uint8_t *p0, const uint8_t *p1, size_t b, size_t size)
+{
+    if (j->in_order) {
+        const uint8_t *p = j->w[0] + 2 * b * size + j->ahead;
+#pragma GCC unroll 16
+        for (size_t i = 0; i < 2 * size; i += 64)
+            _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+        return;
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < size; i += 64) {
+        _mm_prefetch((const char *)p0 + j->ahead + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)p1 + j->ahead + i, _MM_HINT_T0);
+    }
 }
 
 #define EACH_ROW(one) one(0) one(1) one(2) one(3) one(4) one(5) one(6) one(7)
@@ -307,6 +328,7 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
     for (size_t b = j->b0; b < j->b1; b++, p0 += size, p1 += size) {
         const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
         const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
+        fetch(j, p0, p1, b, size);
         struct scales_k45 h0 = {0}, h1 = {0};
         __m512 d, min = _mm512_setzero_ps();
         if (type == TENSOR_Q6_K) {
@@ -375,6 +397,7 @@ INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned
         const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
         const float *scale = j->a.scale + b * 2 * GROUP;
         const uint8_t *p0 = j->w[0] + b * 8 * size, *p1 = j->w[1] + b * 8 * size;
+        fetch(j, p0, p1, b, 8 * size);
         uint8_t rest[2][8 * Q8_0_BYTES];
         size_t blocks = j->k / QK - b * 8;
         if (blocks < 8) { /* the end of a row: what is missing is zero */
@@ -525,11 +548,10 @@ static void few_pair(enum tensor_type t, const struct few_job *j, unsigned m)
     }
 }
 
-/* The lanes of sixteen outputs, two to a vector, to sixteen sums: one tree, whatever else is summed beside.
- */
-static void sum_lanes(const float *in, float *out)
+/* The lanes of eight pairs of outputs to sixteen sums, in turns: one tree, whatever else is summed beside. */
+static __m512 sum_lanes(const float *in)
 {
-    __m512 a[8];
+    __m512 a[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         __m512d p = _mm512_loadu_pd(in + 32 * i), q = _mm512_loadu_pd(in + 32 * i + 16);
@@ -540,8 +562,7 @@ static void sum_lanes(const float *in, float *out)
     for (int i = 0; i < 2; i++)
         a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),
                              _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));
-    _mm512_storeu_ps(
-        out, _mm512_add_ps(_mm512_shuffle_f32x4(a[0], a[1], 0x88), _mm512_shuffle_f32x4(a[0], a[1], 0xdd)));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a[0], a[1], 0x88), _mm512_shuffle_f32x4(a[0], a[1], 0xdd));
 }
 
 size_t few_worker_bytes(void) { return (size_t)GROUP * LANES_LD * sizeof(float); }
@@ -558,6 +579,9 @@ void few_panel(const void *shared, const struct weight *w, const float *x, size_
         struct few_job j = {.a = group_at(shared, w->k, r / GROUP, m), .k = w->k, .x = x + r * w->k};
         for (j.b0 = 0; j.b0 < blocks; j.b0 = j.b1) {
             j.b1 = blocks - j.b0 < step ? blocks : j.b0 + step;
+            j.in_order = j.b1 - j.b0 == blocks;
+            size_t pair = 2 * w->row_bytes;
+            j.ahead = j.in_order ? w->row_bytes + AHEAD : (AHEAD + pair - 1) / pair * pair;
             for (size_t o = n0; o < n1; o += 2) {
                 j.w[0] = w->bytes + o * w->row_bytes;
                 j.w[1] = o + 1 < n1 ? j.w[0] + w->row_bytes : j.w[0]; /* the last one alone: twice */
@@ -567,6 +591,6 @@ void few_panel(const void *shared, const struct weight *w, const float *x, size_
         }
         for (size_t i = 0; i < m; i++)
             for (size_t o = 0; o < n1 - n0; o += 16)
-                sum_lanes(lanes + i * LANES_LD + o * 8, sums + (r + i) * OPS_PANEL + o);
+                _mm512_storeu_ps(sums + (r + i) * OPS_PANEL + o, sum_lanes(lanes + i * LANES_LD + o * 8));
     }
 }
