@@ -151,13 +151,16 @@ void compute_release(struct compute *c)
 /* ---- matmul
  * ---------------------------------------------------------------------------------------------------- */
 
-enum { PREPARE_ROWS = 48 }; /* rows per unit of the first step; a multiple of 12 */
+enum {
+    PREPARE_ROWS = 48,   /* rows per unit of the first step; a multiple of 12 */
+    PREPARE_ALONE = 8192 /* fewer inputs are not worth waking the pool */
+};
 
 struct matmul_run {
     const struct compute *c;
     const struct matmul_job *jobs;
     const float *x;
-    size_t rows, k, n_jobs, n_chunks, first_unit[OPS_JOBS_MAX + 1];
+    size_t rows, k, n_jobs, n_chunks, prepare_rows, first_unit[OPS_JOBS_MAX + 1];
     bool packed;
 };
 
@@ -165,8 +168,8 @@ static void prepare_range(void *ctx, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const struct matmul_run *m = ctx;
-    size_t last = end * PREPARE_ROWS;
-    m->c->ops->prepare(m->c, m->x, m->rows, m->k, begin * PREPARE_ROWS, last < m->rows ? last : m->rows,
+    size_t last = end * m->prepare_rows;
+    m->c->ops->prepare(m->c, m->x, m->rows, m->k, begin * m->prepare_rows, last < m->rows ? last : m->rows,
                        m->packed);
 }
 
@@ -200,10 +203,10 @@ void ops_matmul(const struct compute *c, const float *x, size_t rows, const stru
         m.first_unit[j + 1] = m.first_unit[j] + (jobs[j].w->n + OPS_PANEL - 1) / OPS_PANEL * m.n_chunks;
     }
     if (c->ops->prepare) {
-        if (rows <= PREPARE_ROWS)
-            prepare_range(&m, 0, 1, 0);
-        else
-            cairn_pool_run(c->pool, (rows + PREPARE_ROWS - 1) / PREPARE_ROWS, 1, prepare_range, &m);
+        m.prepare_rows = m.packed || rows >= OPS_ROWS_FEW ? PREPARE_ROWS
+                         : rows * m.k < PREPARE_ALONE     ? rows
+                                                          : 1;
+        cairn_pool_run(c->pool, (rows + m.prepare_rows - 1) / m.prepare_rows, 1, prepare_range, &m);
     }
     size_t units = m.first_unit[n_jobs];
     size_t grain = rows >= OPS_ROWS_FEW               ? 1

@@ -5,11 +5,11 @@
  * attention run on the pool through ops_matmul() and ops_attention(), which cut the work into units and hand
  * each worker its own scratch. Nothing here allocates: scratch is sized once by compute_init().
  *
- * Numbers: outputs are float32. The AVX-512 backend multiplies integers: activations rounded to 14 (many
- * rows) or 15 bits (few rows) against a scale per run of 128 or 256, so about 1e-4 relative error; all others
- * multiply floats. Order of summation: a row's result does not depend on which other rows are computed with
- * it, except that fewer than OPS_ROWS_FEW rows take the other path of the AVX-512 backend (unless the weight
- * is packed).
+ * Numbers: outputs are float32. The AVX-512 backend multiplies integers: activations rounded to 15 bits
+ * against a scale per 32 (many rows) or 16 bits against a scale per 256 (few rows), so about 1e-4 relative
+ * error; all others multiply floats. Order of summation: a row's result does not depend on which other rows
+ * are computed with it, except that fewer than OPS_ROWS_FEW rows take the other path of the AVX-512 backend
+ * (unless the weight is packed) and of the AVX2 one.
  *
  * The CUDA backend is a module, libcairn_cuda.so, opened at run time; it exports
  *     const struct ops *cairn_cuda_ops(uint32_t abi);
@@ -73,8 +73,8 @@ struct ops {
     /* matmul in two steps. Bytes shared by all workers, and per worker, for up to rows x k inputs. */
     size_t (*shared_bytes)(size_t rows, size_t k);
     size_t (*worker_bytes)(size_t rows, size_t k);
-    /* Makes rows [begin, end) of x ready in the shared scratch; NULL: x is used as it is. begin is a multiple
-     * of 12. */
+    /* Makes rows [begin, end) of x ready in the shared scratch; NULL: x is used as it is. With OPS_ROWS_FEW
+     * rows or more, or packed weights, begin is a multiple of 12. */
     void (*prepare)(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
                     bool packed);
     /* Outputs [n0, n1), at most OPS_PANEL, of rows [r0, r1), at most OPS_ROW_CHUNK. */
