@@ -1,51 +1,128 @@
 /* pool.c - data-parallel ranges.
- * Lock order: run_lock (one caller at a time), then state_lock. A job is published by raising `epoch`;
- * workers spin on it for a short while (a step of a model starts the next range within microseconds), then
- * sleep on the condition variable. Pieces are handed out by an atomic cursor, so that a worker slowed down by
- * a neighbour takes fewer of them. */
+ *
+ * A job is open while the caller still has pieces to hand out. Workers join an open job, and the caller waits
+ * for those that joined, never for one that the scheduler has not let run: beside a busy neighbour a job then
+ * costs at most what one thread needs, plus the pieces that were taken by a worker which lost its core. While
+ * the caller waits for such a one it sleeps, so that its own core is free for it.
+ *
+ * `gate` is OPEN | WAITING | number of workers inside. The fields of a job are written while the gate is shut
+ * and nobody is inside, and read only by who has joined. `epoch` is raised with each job: what idle workers
+ * watch, a short while spinning (a step of a model opens the next job within microseconds), then asleep. A
+ * worker that finds it was put off its core while it spun has spent a neighbour's time for nothing and does
+ * not spin for the next PATIENCE_LOST_NS.
+ *
+ * No wake-up is lost: a worker counts itself asleep and then lets the kernel compare the epoch; the caller
+ * raises the epoch and then reads the count. Likewise for the caller's own sleep on the gate.
+ * Pieces shrink towards the end of a job, so that all finish together. Lock: run_lock, one caller at a time.
+ */
 #include <cairn/base.h>
 
+#include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define THREADS_MAX 256u
-#define SPINS 4000
+#define OPEN (1u << 31)
+#define WAITING (1u << 30)
+#define SPIN_NS 60000       /* idle worker: longer than what lies between the jobs of a step */
+#define WAIT_NS 20000       /* caller at the end of a job: about a piece */
+#define PREEMPTED_NS 200000 /* a turn of a spin takes less than a microsecond unless the core was lost */
+#define PATIENCE_LOST_NS 50000000
 
 struct cairn_pool {
     unsigned n_threads;
     pthread_t *threads;
-    pthread_mutex_t run_lock, state_lock;
-    pthread_cond_t wake;
-    atomic_uint epoch;    /* raised once a job */
-    atomic_uint n_asleep; /* guarded by state_lock for sleepers; read loosely by the caller */
-    atomic_uint n_busy;   /* workers that still may touch the job */
-    atomic_size_t cursor;
-    bool closing; /* state_lock */
+    pthread_mutex_t run_lock;
     size_t n, grain;
     cairn_range_fn fn;
     void *ctx;
+    atomic_bool closing;
+    _Alignas(64) atomic_uint epoch;
+    atomic_uint n_asleep;
+    _Alignas(64) atomic_uint gate;
+    _Alignas(64) atomic_size_t cursor;
 };
 struct worker_arg {
     struct cairn_pool *pool;
     unsigned index;
 };
 
+static void futex_wait(atomic_uint *word, unsigned value)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+static void futex_wake(atomic_uint *word, int n)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 static inline void relax(void)
 {
+    for (int i = 0; i < 8; i++)
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+        __builtin_ia32_pause();
+#else
+        __asm__ volatile("" ::: "memory");
 #endif
 }
 
 static void take_pieces(struct cairn_pool *p, unsigned worker)
 {
-    for (;;) {
-        size_t begin = atomic_fetch_add_explicit(&p->cursor, p->grain, memory_order_relaxed);
-        if (begin >= p->n)
-            return;
-        size_t end = p->n - begin < p->grain ? p->n : begin + p->grain;
+    size_t begin = atomic_load_explicit(&p->cursor, memory_order_relaxed);
+    while (begin < p->n) {
+        size_t share = (p->n - begin) / (2 * p->n_threads);
+        size_t end = begin + (share > p->grain ? p->grain : share ? share : 1);
+        if (!atomic_compare_exchange_weak_explicit(&p->cursor, &begin, end, memory_order_relaxed,
+                                                   memory_order_relaxed))
+            continue;
         p->fn(p->ctx, begin, end, worker);
+        begin = atomic_load_explicit(&p->cursor, memory_order_relaxed);
     }
+}
+
+/* Works on the job that is open, if one still is. */
+static void join(struct cairn_pool *p, unsigned worker)
+{
+    unsigned gate = atomic_load_explicit(&p->gate, memory_order_relaxed);
+    do {
+        if (!(gate & OPEN))
+            return;
+    } while (!atomic_compare_exchange_weak_explicit(&p->gate, &gate, gate + 1, memory_order_acquire,
+                                                    memory_order_relaxed));
+    take_pieces(p, worker);
+    gate = atomic_fetch_sub(&p->gate, 1);
+    if (gate == (WAITING | 1u))
+        futex_wake(&p->gate, 1);
+}
+
+/* Until the epoch is not `seen`. Returns the time until which this worker shall not spin. */
+static int64_t await_job(struct cairn_pool *p, unsigned seen, int64_t no_spin_until)
+{
+    int64_t start = now_ns(), last = start;
+    bool spin = start >= no_spin_until;
+    while (atomic_load_explicit(&p->epoch, memory_order_acquire) == seen) {
+        if (spin) {
+            relax();
+            int64_t now = now_ns();
+            if (now - last > PREEMPTED_NS)
+                no_spin_until = now + PATIENCE_LOST_NS;
+            spin = now - start < SPIN_NS;
+            last = now;
+            continue;
+        }
+        atomic_fetch_add(&p->n_asleep, 1);
+        futex_wait(&p->epoch, seen);
+        atomic_fetch_sub(&p->n_asleep, 1);
+    }
+    return no_spin_until;
 }
 
 static void *worker_main(void *arg)
@@ -54,36 +131,21 @@ static void *worker_main(void *arg)
     cairn_free(arg);
     struct cairn_pool *p = a.pool;
     unsigned seen = 0;
+    int64_t no_spin_until = 0;
     for (;;) {
-        int spins = 0;
-        while (atomic_load_explicit(&p->epoch, memory_order_acquire) == seen) {
-            if (++spins < SPINS) {
-                relax();
-                continue;
-            }
-            pthread_mutex_lock(&p->state_lock);
-            atomic_fetch_add(&p->n_asleep, 1);
-            while (atomic_load(&p->epoch) == seen)
-                pthread_cond_wait(&p->wake, &p->state_lock);
-            atomic_fetch_sub(&p->n_asleep, 1);
-            pthread_mutex_unlock(&p->state_lock);
-        }
+        no_spin_until = await_job(p, seen, no_spin_until);
         seen = atomic_load_explicit(&p->epoch, memory_order_acquire);
-        if (p->closing)
+        if (atomic_load(&p->closing))
             return NULL;
-        take_pieces(p, a.index);
-        atomic_fetch_sub_explicit(&p->n_busy, 1, memory_order_release);
+        join(p, a.index);
     }
 }
 
 static void publish(struct cairn_pool *p)
 {
     atomic_fetch_add(&p->epoch, 1);
-    if (atomic_load(&p->n_asleep) > 0) {
-        pthread_mutex_lock(&p->state_lock);
-        pthread_cond_broadcast(&p->wake);
-        pthread_mutex_unlock(&p->state_lock);
-    }
+    if (atomic_load(&p->n_asleep) > 0)
+        futex_wake(&p->epoch, INT_MAX);
 }
 
 enum cairn_err cairn_pool_open(struct cairn_pool **out, unsigned n_threads, struct cairn_why *why)
@@ -95,18 +157,15 @@ enum cairn_err cairn_pool_open(struct cairn_pool **out, unsigned n_threads, stru
     }
     if (n_threads > THREADS_MAX)
         return cairn_fail(why, CAIRN_EINVAL, "%u threads, at most %u", n_threads, THREADS_MAX);
-    struct cairn_pool *p = cairn_calloc(1, sizeof(*p));
+    struct cairn_pool *p = cairn_aligned(64, sizeof(*p));
     pthread_t *threads = cairn_calloc(n_threads, sizeof(*threads));
     if (!p || !threads) {
         cairn_free(p);
         cairn_free(threads);
         return cairn_fail(why, CAIRN_ENOMEM, "pool of %u threads", n_threads);
     }
-    p->threads = threads;
-    p->n_threads = 1;
+    *p = (struct cairn_pool){.threads = threads, .n_threads = 1};
     pthread_mutex_init(&p->run_lock, NULL);
-    pthread_mutex_init(&p->state_lock, NULL);
-    pthread_cond_init(&p->wake, NULL);
     for (unsigned i = 1; i < n_threads; i++) {
         struct worker_arg *arg = cairn_malloc(sizeof(*arg));
         int rc = 0;
@@ -129,12 +188,10 @@ void cairn_pool_close(struct cairn_pool *p)
 {
     if (!p)
         return;
-    p->closing = true;
+    atomic_store(&p->closing, true);
     publish(p);
     for (unsigned i = 1; i < p->n_threads; i++)
         pthread_join(p->threads[i], NULL);
-    pthread_cond_destroy(&p->wake);
-    pthread_mutex_destroy(&p->state_lock);
     pthread_mutex_destroy(&p->run_lock);
     cairn_free(p->threads);
     cairn_free(p);
@@ -157,15 +214,21 @@ void cairn_pool_run(struct cairn_pool *p, size_t n, size_t grain, cairn_range_fn
     p->fn = fn;
     p->ctx = ctx;
     atomic_store_explicit(&p->cursor, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->n_busy, p->n_threads - 1, memory_order_relaxed);
+    atomic_store_explicit(&p->gate, OPEN, memory_order_release);
     publish(p);
     take_pieces(p, 0);
-    /* Every worker passes each epoch exactly once, so the next job cannot start under a late one. */
-    for (int spins = 0; atomic_load_explicit(&p->n_busy, memory_order_acquire) > 0; spins++) {
-        if (spins < SPINS)
+    unsigned gate = atomic_fetch_and(&p->gate, ~OPEN) & ~OPEN;
+    for (int64_t start = 0; gate; gate = atomic_load_explicit(&p->gate, memory_order_acquire)) {
+        if (gate == WAITING)
+            break;
+        if (!start)
+            start = now_ns();
+        if (now_ns() - start < WAIT_NS)
             relax();
+        else if (!(gate & WAITING))
+            atomic_fetch_or(&p->gate, WAITING);
         else
-            usleep(0); /* a neighbour has the core: let it finish */
+            futex_wait(&p->gate, gate);
     }
     pthread_mutex_unlock(&p->run_lock);
 }

@@ -204,7 +204,7 @@ static void each_row(const struct step *st, size_t n, cairn_range_fn fn)
     if (n < ROWS_ALONE)
         fn((void *)(uintptr_t)st, 0, n, 0);
     else
-        cairn_pool_run(st->d->compute.pool, n, 8, fn, (void *)(uintptr_t)st);
+        cairn_pool_run(st->d->compute.pool, n, n < OPS_ROWS_FEW ? 1 : 8, fn, (void *)(uintptr_t)st);
 }
 
 static void matmul(const struct step *st, const float *x, const struct matmul_job *jobs, size_t n_jobs)

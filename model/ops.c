@@ -155,13 +155,16 @@ void compute_release(struct compute *c)
 /* ---- matmul
  * ---------------------------------------------------------------------------------------------------- */
 
-enum { PREPARE_ROWS = 48 }; /* rows per unit of the first step; a multiple of 12 */
+enum {
+    PREPARE_ROWS = 48,   /* rows per unit of the first step; a multiple of 12 */
+    PREPARE_ALONE = 8192 /* fewer inputs are not worth waking the pool */
+};
 
 struct matmul_run {
     const struct compute *c;
     const struct matmul_job *jobs;
     const float *x;
-    size_t rows, k, n_jobs, n_chunks, first_unit[OPS_JOBS_MAX + 1];
+    size_t rows, k, n_jobs, n_chunks, prepare_rows, first_unit[OPS_JOBS_MAX + 1];
     size_t path_rows; /* the count of rows by which a backend chooses its path */
     enum weight_form form;
     const struct matmul_run *few; /* the same jobs for rows of the other path, in the same pass, or NULL */
@@ -171,9 +174,9 @@ static void prepare_range(void *ctx, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const struct matmul_run *m = ctx;
-    size_t last = end * PREPARE_ROWS;
-    m->c->ops->prepare(m->c, m->x, m->path_rows, m->k, begin * PREPARE_ROWS, last < m->rows ? last : m->rows,
-                       m->form);
+    size_t last = end * m->prepare_rows;
+    m->c->ops->prepare(m->c, m->x, m->path_rows, m->k, begin * m->prepare_rows,
+                       last < m->rows ? last : m->rows, m->form);
 }
 
 static void matmul_range(void *ctx, size_t begin, size_t end, unsigned worker)
@@ -220,10 +223,10 @@ static void matmul_init(struct matmul_run *m, const struct compute *c, const flo
         m->form = WEIGHT_BLOCKS;
     if (!c->ops->prepare)
         return;
-    if (rows <= PREPARE_ROWS)
-        prepare_range(m, 0, 1, 0);
-    else
-        cairn_pool_run(c->pool, (rows + PREPARE_ROWS - 1) / PREPARE_ROWS, 1, prepare_range, m);
+    m->prepare_rows = m->form != WEIGHT_PLAIN || path_rows >= OPS_ROWS_FEW ? PREPARE_ROWS
+                      : rows * m->k < PREPARE_ALONE                        ? rows
+                                                                           : 1;
+    cairn_pool_run(c->pool, (rows + m->prepare_rows - 1) / m->prepare_rows, 1, prepare_range, m);
 }
 
 static void matmul_do(struct matmul_run *m)

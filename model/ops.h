@@ -5,11 +5,12 @@
  * attention run on the pool through ops_matmul() and ops_attention(), which cut the work into units and hand
  * each worker its own scratch. Nothing here allocates: scratch is sized once by compute_init().
  *
- * Numbers: outputs are float32. The AVX-512 backend multiplies integers: activations rounded to 14 (many
- * rows) or 15 bits (few rows) against a scale per run of 128 or 256, so about 1e-4 relative error; all others
- * multiply floats. Order of summation: a row's result does not depend on which other rows are computed with
- * it, except that fewer than OPS_ROWS_FEW rows take the other path of the AVX2 and AVX-512 backends (unless
- * the weight is packed); BLAS promises nothing of the kind.
+ * Numbers: outputs are float32. The AVX-512 backend multiplies integers: inputs rounded to 16 bits against a
+ * scale per 256 (few rows), to 15 bits against one per 32 (many rows) or, unless compute.exact, to 8 bits
+ * with outliers apart where the weights are of a block type (ops_avx512_block8.c); the others multiply
+ * floats. Order of summation: a row's result does not depend on which other rows are computed with it, except
+ * that fewer than OPS_ROWS_FEW rows take the other path of the AVX2 and AVX-512 backends (unless the weight
+ * is packed); BLAS promises nothing of the kind.
  *
  * The CUDA backend is a module, libcairn_cuda.so, opened at run time; it exports
  *     const struct ops *cairn_cuda_ops(uint32_t abi);
@@ -21,7 +22,7 @@
 
 #define OPS_ABI 2u
 enum {
-    OPS_ROWS_FEW = 8,    /* fewer rows: weights are read in place; more: unpacked once for all rows */
+    OPS_ROWS_FEW = 17,   /* fewer rows: weights are read in place; more: unpacked once for all rows */
     OPS_JOBS_MAX = 4,    /* weights that share one input in one ops_matmul() */
     OPS_TILE_MAX = 8,    /* queries that one attend() call may carry */
     OPS_PANEL = 32,      /* outputs per unit of a matmul */
@@ -88,8 +89,8 @@ struct ops {
     /* matmul in two steps. Bytes shared by all workers, and per worker, for up to rows x k inputs. */
     size_t (*shared_bytes)(size_t rows, size_t k);
     size_t (*worker_bytes)(size_t rows, size_t k);
-    /* Makes rows [begin, end) of x ready in the shared scratch; NULL: x is used as it is. begin is a multiple
-     * of 12. */
+    /* Makes rows [begin, end) of x ready in the shared scratch; NULL: x is used as it is. With OPS_ROWS_FEW
+     * rows or more, or packed weights, begin is a multiple of 12. */
     void (*prepare)(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end,
                     enum weight_form form);
     /* Outputs [n0, n1), at most OPS_PANEL, of rows [r0, r1), at most OPS_ROW_CHUNK. */

@@ -17,11 +17,9 @@
  * 24 accumulators (12 rows x 2 vectors of 16 outputs) stay in registers over a run; the runs of one
  * superblock (17 KiB) stay in the first-level cache for all rows.
  *
- * Few rows. The weights stay as the file has them and are unpacked in registers to unsigned bytes;
- * activations are two planes of bytes, a = 128 * high + low, 15 bits against a scale per 256, and vpdpbusd
- * multiplies both. What the offset of a type (the -8 of Q4_0, the min of Q4_K) adds is taken from sums of the
- * activations. This is bound by memory. */
+ * Few rows: ops_avx512_few.c. */
 #include "ops_avx512.h"
+#include "ops_avx512_few.h"
 
 #include "ops_simd.h"
 
@@ -33,7 +31,6 @@ enum {
     PAIRS = RUN / 2,
     VECTORS = RUN / 16,
     TILE = 12,      /* rows in registers */
-    WIDE = 256,     /* inputs that share a scale, few rows */
     ACT_MAX = 16383 /* many rows */
 };
 /* (2^31 - 1) / ACT_MAX, less a half for each rounding of a run and what float sums may be off. */
@@ -44,21 +41,12 @@ struct wrun {
     float scale[OPS_PANEL], min[OPS_PANEL]; /* weight = scale * integer + min */
     int32_t pair[PAIRS][OPS_PANEL];
 };
-/* One row of activations in the few-rows form; all pointers into the shared scratch. */
-struct planes {
-    const int8_t *high, *low;   /* [k rounded up to WIDE], zero past k */
-    const float *scale;         /* per WIDE */
-    const float *sum16, *sum32; /* sums of the rounded values over 16 and 32 inputs, scaled */
-};
-
 static inline size_t runs_of(size_t k) { return (k + RUN - 1) / RUN; }
-static inline size_t wide_of(size_t k) { return (k + WIDE - 1) / WIDE; }
 static inline size_t tile_bytes(size_t k) { return runs_of(k) * (PAIRS * TILE * 4 + 128); }
-static inline size_t plane_bytes(size_t k) { return wide_of(k) * (2 * WIDE + 4 + 64 + 32 + 28); }
 
 static size_t shared_bytes(size_t rows, size_t k)
 {
-    size_t many = (rows + TILE - 1) / TILE * tile_bytes(k), few = OPS_ROWS_FEW * plane_bytes(k);
+    size_t many = (rows + TILE - 1) / TILE * tile_bytes(k), few = few_shared_bytes(k);
     size_t bytes = int8_shared_bytes(rows, k), blocks = block8_shared_bytes(rows, k);
     many = many > bytes ? many : bytes;
     many = many > blocks ? many : blocks;
@@ -70,54 +58,10 @@ static size_t worker_bytes(size_t rows, size_t k)
     (void)rows;
     (void)k;
     size_t words = UNPACK_RUNS * sizeof(struct wrun) + (size_t)OPS_ROW_CHUNK * OPS_PANEL * sizeof(float),
+           few = few_worker_bytes() + (size_t)FEW_MAX * OPS_PANEL * sizeof(float),
            blocks = block8_worker_bytes();
+    words = words > few ? words : few;
     return words > blocks ? words : blocks;
-}
-
-static struct planes planes_at(const struct compute *c, size_t k, size_t row)
-{
-    char *p = c->shared + row * plane_bytes(k);
-    size_t wide = wide_of(k);
-    struct planes a;
-    a.high = (const int8_t *)p;
-    a.low = a.high + wide * WIDE;
-    a.sum16 = (const float *)(const void *)(a.low + wide * WIDE);
-    a.sum32 = a.sum16 + wide * 16;
-    a.scale = a.sum32 + wide * 8;
-    return a;
-}
-
-/* Sum of 16 runs' lanes that is NaN when any value is not finite, else 0: a scale made with it carries NaN
- * along. */
-static void planes_make(const struct compute *c, const float *x, size_t k, size_t row)
-{
-    struct planes a = planes_at(c, k, row);
-    int8_t *high = (int8_t *)(uintptr_t)a.high, *low = (int8_t *)(uintptr_t)a.low;
-    float *sum16 = (float *)(uintptr_t)a.sum16, *sum32 = (float *)(uintptr_t)a.sum32,
-          *scale = (float *)(uintptr_t)a.scale;
-    for (size_t b = 0; b < wide_of(k); b++) {
-        vf v[16], max = vf_set(0.0f), bad = vf_set(0.0f);
-        for (size_t u = 0; u < 16; u++) {
-            size_t at = b * WIDE + u * 16, left = at >= k ? 0 : k - at < 16 ? k - at : 16;
-            v[u] = vf_load_n(x + (left ? at : 0), left);
-            max = vf_max(max, vf_abs(v[u]));
-            bad = vf_fma(v[u], vf_set(0.0f), bad);
-        }
-        float top = vf_top(max), s = top * (1.0f / 16383.0f), inverse = s > 0 ? 1.0f / s : 0.0f;
-        s += vf_sum(bad);
-        scale[b] = s;
-        __mmask16 finite = s - s == 0.0f ? 0xffff : 0; /* else the scale alone says NaN */
-        for (size_t u = 0; u < 16; u++) {
-            __m512i q = _mm512_maskz_cvtps_epi32(finite, vf_mul(v[u], vf_set(inverse)));
-            _mm_storeu_si128((__m128i *)(void *)(high + b * WIDE + u * 16),
-                             _mm512_cvtepi32_epi8(_mm512_srai_epi32(q, 7)));
-            _mm_storeu_si128((__m128i *)(void *)(low + b * WIDE + u * 16),
-                             _mm512_cvtepi32_epi8(_mm512_and_si512(q, _mm512_set1_epi32(127))));
-            sum16[b * 16 + u] = (float)_mm512_reduce_add_epi32(q) * s;
-        }
-        for (size_t u = 0; u < 8; u++)
-            sum32[b * 8 + u] = sum16[b * 16 + 2 * u] + sum16[b * 16 + 2 * u + 1];
-    }
 }
 
 /* Rows [row, row + n) of x, a tile or the start of one; the rest of the tile becomes zero. */
@@ -170,8 +114,7 @@ static void prepare(const struct compute *c, const float *x, size_t rows, size_t
     else if (form == WEIGHT_BLOCKS)
         block8_prepare(c, x, rows, k, begin, end);
     else if (rows < OPS_ROWS_FEW && form == WEIGHT_PLAIN)
-        for (size_t r = begin; r < end; r++)
-            planes_make(c, x + r * k, k, r);
+        few_prepare(c->shared, x, rows, k, begin, end);
     else
         for (size_t r = begin; r < end; r += TILE)
             tile_make(c, x, k, r, end - r < TILE ? end - r : TILE);
@@ -482,202 +425,6 @@ static bool pack(struct weight *const *w, size_t n)
     return true;
 }
 
-/* ---- few rows
- * --------------------------------------------------------------------------------------------------- */
-
-static inline __m512i bytes_at(const int8_t *p) { return _mm512_loadu_si512(p); }
-/* 64 unsigned weights times 64 activations: 16 sums of 4. At most 255 * 4 * 2^14 in size. */
-static inline vf dot64(__m512i q, const struct planes *a, size_t at)
-{
-    __m512i s = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, bytes_at(a->high + at));
-    s = _mm512_dpbusd_epi32(_mm512_slli_epi32(s, 7), q, bytes_at(a->low + at));
-    return _mm512_cvtepi32_ps(s);
-}
-static inline __m512i low_bits(__m512i x, int mask)
-{
-    return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
-}
-
-/* Lane numbers that spread scale j over the lanes of its run: 8 lanes a run of 32, 4 a run of 16. */
-static inline __m512i spread8(int j)
-{
-    return _mm512_setr_epi32(j, j, j, j, j, j, j, j, j + 1, j + 1, j + 1, j + 1, j + 1, j + 1, j + 1, j + 1);
-}
-static inline __m512i spread4(int j)
-{
-    return _mm512_setr_epi32(j, j, j, j, j + 1, j + 1, j + 1, j + 1, j + 2, j + 2, j + 2, j + 2, j + 3, j + 3,
-                             j + 3, j + 3);
-}
-
-static float dot_q4_k(const uint8_t *w, const struct planes *a, size_t k)
-{
-    vf acc = vf_set(0.0f);
-    __m256 mins = _mm256_setzero_ps();
-    for (size_t b = 0; b < k / QK_K; b++, w += Q4_K_BYTES) {
-        struct k_scales s = k_scales(w + 4);
-        vf sum = vf_set(0.0f);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            __m256i v = load256(w + 16 + 32 * i);
-            __m512i q = low_bits(pair256(v, _mm256_srli_epi16(v, 4)), 15);
-            sum = vf_fma(dot64(q, a, b * WIDE + 64 * (size_t)i),
-                         _mm512_permutexvar_ps(spread8(2 * i), s.scale), sum);
-        }
-        float d = quant_f16(quant_u16(w)), dmin = quant_f16(quant_u16(w + 2));
-        acc = vf_fma(sum, vf_set(d * a->scale[b]), acc);
-        mins = _mm256_fmadd_ps(_mm256_mul_ps(s.min, _mm256_set1_ps(dmin)), _mm256_loadu_ps(a->sum32 + b * 8),
-                               mins);
-    }
-    return vf_sum(vf_sub(acc, _mm512_zextps256_ps512(mins)));
-}
-
-static float dot_q5_k(const uint8_t *w, const struct planes *a, size_t k)
-{
-    vf acc = vf_set(0.0f);
-    __m256 mins = _mm256_setzero_ps();
-    for (size_t b = 0; b < k / QK_K; b++, w += Q5_K_BYTES) {
-        struct k_scales s = k_scales(w + 4);
-        vf sum = vf_set(0.0f);
-        __m256i h = load256(w + 16);
-        /* bits 2i and 2i + 1 of h belong to runs 2i and 2i + 1: keep [h, h >> 1] and shift by two each time
-         */
-        __m512i high = pair256(h, _mm256_srli_epi16(h, 1));
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            __m256i v = load256(w + 48 + 32 * i);
-            __m512i fifth = low_bits(_mm512_srli_epi16(high, (unsigned)(2 * i)), 1);
-            __m512i q = _mm512_or_si512(low_bits(pair256(v, _mm256_srli_epi16(v, 4)), 15),
-                                        _mm512_slli_epi16(fifth, 4));
-            sum = vf_fma(dot64(q, a, b * WIDE + 64 * (size_t)i),
-                         _mm512_permutexvar_ps(spread8(2 * i), s.scale), sum);
-        }
-        float d = quant_f16(quant_u16(w)), dmin = quant_f16(quant_u16(w + 2));
-        acc = vf_fma(sum, vf_set(d * a->scale[b]), acc);
-        mins = _mm256_fmadd_ps(_mm256_mul_ps(s.min, _mm256_set1_ps(dmin)), _mm256_loadu_ps(a->sum32 + b * 8),
-                               mins);
-    }
-    return vf_sum(vf_sub(acc, _mm512_zextps256_ps512(mins)));
-}
-
-static float dot_q6_k(const uint8_t *w, const struct planes *a, size_t k)
-{
-    vf acc = vf_set(0.0f), offsets = vf_set(0.0f);
-    for (size_t b = 0; b < k / QK_K; b++, w += Q6_K_BYTES) {
-        vf scale = _mm512_cvtepi32_ps(
-            _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w + 192))));
-        vf sum = vf_set(0.0f);
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            __m512i low = _mm512_loadu_si512(w + 64 * half);
-            __m256i h = load256(w + 128 + 32 * half);
-            __m512i high = pair256(h, _mm256_srli_epi16(h, 2));
-            __m512i q0 = _mm512_or_si512(low_bits(low, 15), low_bits(_mm512_slli_epi16(high, 4), 0x30));
-            __m512i q1 = _mm512_or_si512(low_bits(_mm512_srli_epi16(low, 4), 15), low_bits(high, 0x30));
-            size_t at = b * WIDE + 128 * (size_t)half;
-            sum = vf_fma(dot64(q0, a, at), _mm512_permutexvar_ps(spread4(8 * half), scale), sum);
-            sum = vf_fma(dot64(q1, a, at + 64), _mm512_permutexvar_ps(spread4(8 * half + 4), scale), sum);
-        }
-        float d = quant_f16(quant_u16(w + 208));
-        acc = vf_fma(sum, vf_set(d * a->scale[b]), acc);
-        offsets = vf_fma(vf_mul(scale, vf_set(32.0f * d)), vf_load(a->sum16 + b * 16), offsets);
-    }
-    return vf_sum(vf_sub(acc, offsets));
-}
-
-/* The types of 32: two blocks make one vector. The second may be missing at the end of a row: then it counts
- * zero. */
-static inline __attribute__((always_inline)) float dot_32(const uint8_t *w, const struct planes *a, size_t k,
-                                                          enum tensor_type type, size_t size)
-{
-    vf acc = vf_set(0.0f);
-    float offsets = 0.0f;
-    size_t blocks = k / QK;
-    for (size_t b = 0; b < blocks; b += 2) {
-        const uint8_t *p[2] = {w + b * size, w + (b + 1 < blocks ? b + 1 : b) * size};
-        float d[2], m[2];
-        __m256i q[2];
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; i++) {
-            d[i] = quant_f16(quant_u16(p[i]));
-            switch (type) {
-            case TENSOR_Q4_0:
-                q[i] = nibbles(p[i] + 2);
-                m[i] = -8.0f * d[i];
-                break;
-            case TENSOR_Q4_1:
-                q[i] = nibbles(p[i] + 4);
-                m[i] = quant_f16(quant_u16(p[i] + 2));
-                break;
-            case TENSOR_Q5_0:
-                q[i] = _mm256_or_si256(nibbles(p[i] + 6), fifths(p[i] + 2));
-                m[i] = -16.0f * d[i];
-                break;
-            case TENSOR_Q5_1:
-                q[i] = _mm256_or_si256(nibbles(p[i] + 8), fifths(p[i] + 4));
-                m[i] = quant_f16(quant_u16(p[i] + 2));
-                break;
-            default: /* Q8_0: the sign bit turned over adds 128 */
-                q[i] = _mm256_xor_si256(load256(p[i] + 2), _mm256_set1_epi8((char)0x80));
-                m[i] = -128.0f * d[i];
-                break;
-            }
-        }
-        if (b + 1 == blocks)
-            d[1] = m[1] = 0.0f;
-        float s = a->scale[b / 8];
-        vf scale = _mm512_insertf32x8(_mm512_set1_ps(d[0] * s), _mm256_set1_ps(d[1] * s), 1);
-        acc = vf_fma(dot64(pair256(q[0], q[1]), a, b * QK), scale, acc);
-        offsets += m[0] * a->sum32[b] + m[1] * a->sum32[b + 1];
-    }
-    return vf_sum(acc) + offsets;
-}
-
-static float dot_float(enum tensor_type t, const uint8_t *w, const float *x, size_t k)
-{
-    vf acc = vf_set(0.0f);
-    for (size_t i = 0; i < k; i += V) {
-        size_t left = k - i < V ? k - i : V;
-        __mmask16 m = vf_mask(left);
-        vf v;
-        if (t == TENSOR_F32)
-            v = _mm512_maskz_loadu_ps(m, w + 4 * i);
-        else if (t == TENSOR_F16)
-            v = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, w + 2 * i));
-        else
-            v = _mm512_castsi512_ps(
-                _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, w + 2 * i)), 16));
-        acc = vf_fma(v, vf_load_n(x + i, left), acc);
-    }
-    return vf_sum(acc);
-}
-
-static float dot_row(const struct weight *w, const uint8_t *row, const struct planes *a, const float *x)
-{
-    switch (w->type) {
-    case TENSOR_Q4_K:
-        return dot_q4_k(row, a, w->k);
-    case TENSOR_Q5_K:
-        return dot_q5_k(row, a, w->k);
-    case TENSOR_Q6_K:
-        return dot_q6_k(row, a, w->k);
-    case TENSOR_Q4_0:
-        return dot_32(row, a, w->k, TENSOR_Q4_0, Q4_0_BYTES);
-    case TENSOR_Q4_1:
-        return dot_32(row, a, w->k, TENSOR_Q4_1, Q4_1_BYTES);
-    case TENSOR_Q5_0:
-        return dot_32(row, a, w->k, TENSOR_Q5_0, Q5_0_BYTES);
-    case TENSOR_Q5_1:
-        return dot_32(row, a, w->k, TENSOR_Q5_1, Q5_1_BYTES);
-    case TENSOR_Q8_0:
-        return dot_32(row, a, w->k, TENSOR_Q8_0, Q8_0_BYTES);
-    case TENSOR_F32:
-    case TENSOR_F16:
-    case TENSOR_BF16:
-        break;
-    }
-    return dot_float(w->type, row, x, w->k);
-}
-
 static void panel(const struct compute *c, const struct matmul_job *job, const float *x, size_t rows,
                   enum weight_form form, size_t n0, size_t n1, size_t r0, size_t r1, void *scratch)
 {
@@ -694,13 +441,8 @@ static void panel(const struct compute *c, const struct matmul_job *job, const f
         panel_many(c, job, n0, n1, r0, r1, scratch);
         return;
     }
-    float *sums = scratch;
-    struct planes a[OPS_ROWS_FEW];
-    for (size_t r = r0; r < r1; r++)
-        a[r] = planes_at(c, w->k, r);
-    for (size_t o = n0; o < n1; o++)
-        for (size_t r = r0; r < r1; r++)
-            sums[r * OPS_PANEL + o - n0] = dot_row(w, w->bytes + o * w->row_bytes, &a[r], x + r * w->k);
+    float *sums = (float *)(void *)((char *)scratch + few_worker_bytes());
+    few_panel(c->shared, w, x, rows, n0, n1, scratch, sums);
     for (size_t r = r0; r < r1; r++)
         finish(job, sums + r * OPS_PANEL, r, n0, n1);
 }

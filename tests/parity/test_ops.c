@@ -83,7 +83,7 @@ static void products_agree(void **state)
     uint64_t seed = 5;
     struct cairn_pool *pool = NULL;
     CHECK_OK(cairn_pool_open(&pool, 3, &why));
-    static const size_t row_counts[] = {1, 2, 7, 8, 13, 40, 270};
+    static const size_t row_counts[] = {1, 2, 7, 8, 13, 16, 17, 40, 270};
     for (size_t t = 0; t < N_TYPES; t++)
         for (size_t r = 0; r < sizeof row_counts / sizeof row_counts[0]; r++) {
             bool dense = types[t] == TENSOR_F32 || types[t] == TENSOR_F16 || types[t] == TENSOR_BF16;
@@ -398,6 +398,18 @@ static void sums_do_not_overflow(void **state)
             run(backends[b], NULL, &wt, true, x, ROWS, NULL, ACT_NONE, false, got, N);
             CHECK_LE(distance(got, want, ROWS * N), 1e-4);
         }
+    static uint8_t q6[N * K / 256 * 210]; /* d = 1, scales of -128, q = -32 */
+    for (size_t i = 0; i < sizeof q6; i++)
+        q6[i] = i % 210 == 209 ? 0x3c : i % 210 >= 192 && i % 210 < 208 ? 0x80 : 0x00;
+    struct weight least = {.type = TENSOR_Q6_K, .n = N, .k = K, .row_bytes = K / 256 * 210, .bytes = q6};
+    for (size_t rows = 1; rows <= ROWS; rows += 23) {
+        run(BACKEND_SCALAR, NULL, &least, false, x, rows, NULL, ACT_NONE, false, want, N);
+        for (size_t b = 0; b < N_BACKENDS; b++)
+            if (model_backend_available(backends[b])) {
+                run(backends[b], NULL, &least, false, x, rows, NULL, ACT_NONE, false, got, N);
+                CHECK_LE(distance(got, want, rows * N), 1e-4);
+            }
+    }
     static uint8_t q8[N * K / 32 * 34];
     for (size_t i = 0; i < sizeof q8; i++)
         q8[i] = i % 34 == 0 ? 0x00 : i % 34 == 1 ? 0x3c : 0x80; /* d = 1, q = -128 */
@@ -410,6 +422,49 @@ static void sums_do_not_overflow(void **state)
                 CHECK_LE(distance(got, want, rows * N), 1e-4);
             }
     }
+}
+
+/* Every number of few rows gives a row the bits that it has alone, for every type and for inputs that do not
+ * fit in the first cache; and the sums are those of the reference. */
+static void few_rows_give_the_bits_of_one(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { N = 35, ROWS = OPS_ROWS_FEW - 1, K_MAX = 2304 };
+    uint64_t seed = 21;
+    struct cairn_pool *pool = NULL;
+    CHECK_OK(cairn_pool_open(&pool, 2, &why));
+    float *x = malloc(ROWS * K_MAX * sizeof *x), *alone = malloc(ROWS * N * sizeof *alone),
+          *some = malloc(ROWS * N * sizeof *some), *want = malloc(ROWS * N * sizeof *want);
+    for (size_t i = 0; i < ROWS * K_MAX; i++)
+        x[i] = uniform(&seed);
+    for (size_t t = 0; t < N_TYPES; t++) {
+        bool dense = types[t] == TENSOR_F32 || types[t] == TENSOR_F16 || types[t] == TENSOR_BF16;
+        size_t k = dense ? 1001 : types[t] >= TENSOR_Q4_K ? K_MAX : 1632;
+        struct weight w = {.type = types[t], .n = N, .k = k, .row_bytes = tensor_type_bytes(types[t], k)};
+        uint8_t *bytes = weights(types[t], N, k, &seed);
+        w.bytes = bytes;
+        run(BACKEND_SCALAR, NULL, &w, false, x, ROWS, NULL, ACT_NONE, false, want, N);
+        for (size_t b = 0; b < N_BACKENDS; b++) {
+            if (!model_backend_available(backends[b]) ||
+                backends[b] == BACKEND_BLAS) /* whose kernels are not ours to order */
+                continue;
+            for (size_t r = 0; r < ROWS; r++) {
+                run(backends[b], pool, &w, false, x + r * k, 1, NULL, ACT_NONE, false, alone + r * N, N);
+                CHECK_LE(distance(alone + r * N, want + r * N, N), 6e-4);
+            }
+            for (size_t rows = 2; rows <= ROWS; rows++) {
+                run(backends[b], pool, &w, false, x, rows, NULL, ACT_NONE, false, some, N);
+                CHECK(memcmp(some, alone, rows * N * sizeof *some) == 0);
+            }
+        }
+        free(bytes);
+    }
+    free(x);
+    free(alone);
+    free(some);
+    free(want);
+    cairn_pool_close(pool);
 }
 
 static void nan_is_carried_along_and_stays_in_its_row(void **state)
@@ -739,6 +794,7 @@ int main(void)
         TEST(sums_do_not_overflow),
         TEST(nan_is_carried_along_and_stays_in_its_row),
         TEST(a_row_does_not_depend_on_its_company),
+        TEST(few_rows_give_the_bits_of_one),
         TEST(row_operations_agree),
         TEST(attention_agrees),
         TEST(halves_round_as_the_hardware_does),

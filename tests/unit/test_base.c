@@ -179,6 +179,61 @@ static void a_pool_covers_each_index_once_for_all_callers(void **state)
     CHECK(p == NULL);
 }
 
+/* Jobs and pauses of all lengths about those after which workers stop to spin and the caller falls asleep,
+ * more threads than cores: a lost wake-up would hang, a job given out twice would count twice. */
+struct pause_ctx {
+    atomic_uint done;
+    unsigned work_us;
+};
+static void work(void *ctx, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    struct pause_ctx *c = ctx;
+    if (c->work_us && begin % 5 == 0)
+        usleep(c->work_us);
+    atomic_fetch_add(&c->done, (unsigned)(end - begin));
+}
+static void *run_with_pauses(void *pool)
+{
+    uint64_t seed = cairn_pool_threads(pool);
+    for (unsigned round = 0; round < 1500; round++) {
+        struct pause_ctx c = {.work_us = test_rand(&seed) % 4 ? 0 : (unsigned)(test_rand(&seed) % 80)};
+        unsigned n = 2 + (unsigned)(test_rand(&seed) % 30);
+        cairn_pool_run(pool, n, 1 + test_rand(&seed) % 4, work, &c);
+        if (atomic_load(&c.done) != n)
+            return (void *)1;
+        if (test_rand(&seed) % 3 == 0)
+            usleep((unsigned)(test_rand(&seed) % 150));
+    }
+    return NULL;
+}
+static void a_pool_loses_no_wake_up(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct cairn_pool *p[3];
+    pthread_t t[3];
+    for (unsigned i = 0; i < 3; i++) {
+        CHECK_OK(cairn_pool_open(&p[i], 2 + i, &why));
+        CHECK(pthread_create(&t[i], NULL, run_with_pauses, p[i]) == 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        void *bad;
+        pthread_join(t[i], &bad);
+        CHECK(bad == NULL);
+        cairn_pool_close(p[i]);
+    }
+    for (int i = 0; i < 200; i++) { /* closed while workers start, spin or sleep */
+        CHECK_OK(cairn_pool_open(&p[0], 3, &why));
+        struct pause_ctx c = {0};
+        cairn_pool_run(p[0], 7, 1, work, &c);
+        CHECK_U64_EQ(atomic_load(&c.done), 7);
+        if (i % 2)
+            usleep((unsigned)i);
+        cairn_pool_close(p[0]);
+    }
+}
+
 static void failpoints_act_on_the_nth_pass_only(void **state)
 {
     UNUSED_STATE(state);
@@ -269,6 +324,7 @@ int main(void)
         TEST(an_arena_zeroes_aligns_and_stops_at_its_maximum),
         TEST(configuration_is_checked_against_its_table),
         TEST(a_pool_covers_each_index_once_for_all_callers),
+        TEST(a_pool_loses_no_wake_up),
         TEST(failpoints_act_on_the_nth_pass_only),
         TEST(hashes_equal_their_published_values),
         TEST(files_are_read_whole_within_their_limit),
