@@ -1,7 +1,7 @@
 /* eval/bench_answers.c - `cairn bench answers`: how soon an answer begins and how fast it is written, on
- * judged questions with about a thousand tokens of sources. Each question is asked as it stands, and again
- * with a word more, so that the second prompt begins as the first; then, in a service that guesses nothing,
- * as it stands. Texts of both services are compared: a draft must change none. Greedy. */
+ * judged questions with about a thousand tokens of sources. Each question is asked twice, so that the second
+ * prompt finds the first one computed; then once more in a service that guesses nothing. Texts are compared:
+ * a draft must change none. Greedy. */
 #include "run.h"
 
 #include <math.h>
@@ -125,19 +125,17 @@ static enum cairn_err ask_guessing(const struct options *o, const char *dir, con
         json_t *a = NULL, *more = NULL;
         size_t at = i * 37 % q->n; /* of all kinds; 37 is prime */
         progress(o, "answers", x->n, want);
-        char *again = cairn_asprintf("%s?", q->v[at]);
-        err = again ? ask(&b, o, q->v[at], &x->cold, &a, why) : cairn_fail(why, CAIRN_ENOMEM, "question");
+        err = ask(&b, o, q->v[at], &x->cold, &a, why);
         x->n_asked += !err;
         if (!err && a) {
             const char *text = text_of(a, "text");
             x->question[x->n] = at;
             x->text[x->n] = cairn_strdup(text ? text : "");
-            err = x->text[x->n++] ? ask(&b, o, again, &x->again, &more, why)
+            err = x->text[x->n++] ? ask(&b, o, q->v[at], &x->again, &more, why)
                                   : cairn_fail(why, CAIRN_ENOMEM, "answer");
         }
         json_decref(a);
         json_decref(more);
-        cairn_free(again);
     }
     lab_close(&b);
     return err;
@@ -193,7 +191,7 @@ int bench_answers(int argc, char **argv)
         return code;
     if (o.help) {
         options_print("bench answers [options]",
-                      "Time to the first token, cold and after a prompt that began alike, and tokens a "
+                      "Time to the first token, cold and when asked again, and tokens a "
                       "second with and without drafts, with about 1,000 tokens of sources.",
                       rows, N_ROWS, stdout);
         return finish_output(&o);
@@ -228,7 +226,7 @@ int bench_answers(int argc, char **argv)
         put(out, "answered", (double)x->n);
         put(out, "same_text_without_drafts", (double)x->same);
         put_sums(out, "cold", &x->cold);
-        put_sums(out, "begins_alike", &x->again);
+        put_sums(out, "again", &x->again);
         put_sums(out, "without_drafts", &x->plain);
         code = print_json(&o, out);
         json_decref(out);
