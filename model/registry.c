@@ -9,6 +9,7 @@
  * plain names inside it; numbers have ranges. A directory whose card breaks a rule is left out with a
  * warning, and asking for it by name tells what is wrong. Cards are read once, at open: a registry is
  * immutable, but for model_registry_add. */
+#include "decoder_arch.h"
 #include "file.h"
 
 #include <dirent.h>
@@ -199,7 +200,7 @@ static enum cairn_err card_from_json(struct model_card *c, const json_t *card, c
     if (!c->path)
         return bad_card(why, "file", "names the model file");
     if (c->template_name && chat_template_by_name(c->template_name) == CHAT_NONE)
-        return bad_card(why, "template", "is chatml, mistral-v1 or mistral-v3");
+        return bad_card(why, "template", "is chatml, mistral-v1, mistral-v3, llama-3 or gemma");
     const json_t *eps = json_object_get(card, "layer_norm_eps");
     if (eps && (!json_is_number(eps) || !(json_number_value(eps) > 0 && json_number_value(eps) < 1)))
         return bad_card(why, "layer_norm_eps", "is a number between 0 and 1");
@@ -449,10 +450,9 @@ static enum cairn_err check_gguf(struct adding *a, const struct model_file *f, s
                           model_role_name(a->role), a->file);
     bool stated = model_file_string(f, "general.architecture", &arch) && arch.len < sizeof name;
     snprintf(name, sizeof name, "%.*s", stated ? (int)arch.len : 0, stated ? arch.p : "");
-    if (strcmp(name, "llama") != 0 && strcmp(name, "qwen2") != 0)
-        return cairn_fail(why, CAIRN_EUNSUPPORTED,
-                          "generators are llama or qwen2: %.200s says general.architecture '%s'", a->file,
-                          name);
+    if (!decoder_arch_find(cairn_str_of(name)))
+        return cairn_fail(why, CAIRN_EUNSUPPORTED, "generators are %s: %.200s says general.architecture '%s'",
+                          decoder_arch_names(), a->file, name);
     if (!model_file_tensor(f, "token_embd.weight"))
         return cairn_fail(why, CAIRN_ECORRUPT,
                           "a generator has token_embd.weight: %.200s has not (a vocabulary only?)", a->file);

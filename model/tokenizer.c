@@ -261,7 +261,7 @@ static enum cairn_err load_specials(struct tokenizer *t, const struct model_file
     mark_ends(t);
     if (eot >= 0)
         t->ends[eot] = 1;
-    bool add_bos = spm, add_eos = false;
+    bool add_bos = spm || t->pre == PRE_LLAMA3, add_eos = false;
     t->space_prefix = spm;
     (void)model_file_bool(f, "tokenizer.ggml.add_bos_token", &add_bos);
     (void)model_file_bool(f, "tokenizer.ggml.add_eos_token", &add_eos);
