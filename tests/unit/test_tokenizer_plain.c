@@ -6,17 +6,6 @@
 
 enum { MADE = 600, NAME_MAX_BYTES = 48, TOKENS_MAX = 1200 };
 
-/* The character that GPT-2 writes for a byte, as UTF-8. */
-static void byte_name(unsigned byte, char name[4])
-{
-    uint32_t next = 256, cp = 0;
-    for (unsigned b = 0; b <= byte; b++) {
-        bool keep = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-        cp = keep ? b : next++;
-    }
-    name[utf8proc_encode_char((utf8proc_int32_t)cp, (utf8proc_uint8_t *)name)] = 0;
-}
-
 /* What random words and texts are made of; letters with and without case, digits, spaces of every kind,
  * marks. */
 static const char *const parts[] = {"a",
@@ -109,7 +98,7 @@ static struct tokenizer *random_bpe(const char *pre, uint64_t *seed)
                 in_parts |= byte && strchr(parts[i], (int)byte);
             if (in_parts != (pass == 0) || byte == 'Q')
                 continue;
-            byte_name(byte, name);
+            w_byte_name(byte, name);
             add(v, name, 1, 0);
             frequent += in_parts;
         }
