@@ -10,6 +10,7 @@
  * user turn mistral-v3  {bos}{[INST]} USER{[/INST]} ANSWER{eos}{[INST]} SYSTEM\n\nUSER{[/INST]}   system in
  * the last user turn
  *
+ *   qwen3       chatml, then <think>\n\n</think>\n\n: an answer, not a page of thoughts before it
  *   llama-3     {bos}<|start_header_id|>ROLE<|end_header_id|>\n\nCONTENT<|eot_id|> ...
  *   gemma       {bos}<start_of_turn>user\nSYSTEM\n\nUSER<end_of_turn>\n<start_of_turn>model\nANSWER ...
  *
@@ -37,6 +38,8 @@ const char *chat_template_name(enum chat_template t)
         return "mistral-v1";
     case CHAT_MISTRAL_V3:
         return "mistral-v3";
+    case CHAT_QWEN3:
+        return "qwen3";
     case CHAT_LLAMA3:
         return "llama-3";
     case CHAT_GEMMA:
@@ -71,7 +74,7 @@ enum chat_template chat_template_detect(const struct model_file *f)
     struct cairn_str text = {"", 0};
     bool stated = model_file_string(f, "tokenizer.chat_template", &text);
     if (stated && contains(text, "<|im_start|>"))
-        return CHAT_CHATML;
+        return contains(text, "enable_thinking") ? CHAT_QWEN3 : CHAT_CHATML;
     if (stated && contains(text, "<|start_header_id|>"))
         return CHAT_LLAMA3;
     if (stated && contains(text, "<start_of_turn>"))
@@ -139,19 +142,20 @@ static int32_t control(const struct tokenizer *t, const char *name)
     return id >= 0 && (t->types[id] == TOKEN_CONTROL || t->types[id] == TOKEN_USER) ? id : -1;
 }
 
+enum { TRIM = 1, SYSTEM_IN_USER = 2, NO_THOUGHTS = 4 /* an answer begins with thoughts that are none */ };
 /* Templates whose every turn is START ROLE gap CONTENT END after. */
 struct turn_style {
     const char *start, *middle, *end; /* control tokens; middle may be NULL */
     const char *gap, *after;          /* text behind the role (or middle) and behind end */
     const char *assistant;            /* the role's name for its answers */
-    bool trim, system_in_user;
+    unsigned flags;
 };
-static const struct turn_style chatml = {"<|im_start|>", NULL,        "<|im_end|>", "\n",
-                                         "\n",           "assistant", false,        false};
-static const struct turn_style llama3 = {
-    "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "\n\n", "", "assistant", true, false};
-static const struct turn_style gemma = {
-    "<start_of_turn>", NULL, "<end_of_turn>", "\n", "\n", "model", true, true};
+static const struct turn_style turn_styles[] = {
+    [CHAT_CHATML] = {"<|im_start|>",        NULL,                "<|im_end|>",    "\n",   "\n", "assistant", 0                    },
+    [CHAT_QWEN3] = {"<|im_start|>",        NULL,                "<|im_end|>",    "\n",   "\n", "assistant", NO_THOUGHTS          },
+    [CHAT_LLAMA3] = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",    "\n\n", "",   "assistant", TRIM                 },
+    [CHAT_GEMMA] = {"<start_of_turn>",     NULL,                "<end_of_turn>", "\n",   "\n", "model",     TRIM | SYSTEM_IN_USER},
+};
 
 static struct cairn_str trimmed(struct cairn_str s)
 {
@@ -175,7 +179,8 @@ static void open_turn(struct render *r, const struct turn_style *style, const ch
 
 static void render_turns(struct render *r, enum chat_template tmpl, const struct chat_message *m, size_t n)
 {
-    const struct turn_style *style = tmpl == CHAT_CHATML ? &chatml : tmpl == CHAT_LLAMA3 ? &llama3 : &gemma;
+    const struct turn_style *style = &turn_styles[tmpl];
+    bool opened = false; /* by the system's words */
     if (control(r->t, style->start) < 0 || control(r->t, style->end) < 0 ||
         (style->middle && control(r->t, style->middle) < 0)) {
         r->err = cairn_fail(
@@ -186,8 +191,8 @@ static void render_turns(struct render *r, enum chat_template tmpl, const struct
         return;
     }
     for (size_t i = 0; i < n; i++) {
-        struct cairn_str content = style->trim ? trimmed(m[i].content) : m[i].content;
-        bool system = style->system_in_user && strcmp(m[i].role, "system") == 0;
+        struct cairn_str content = style->flags & TRIM ? trimmed(m[i].content) : m[i].content;
+        bool system = (style->flags & SYSTEM_IN_USER) && strcmp(m[i].role, "system") == 0;
         if (system && (i > 0 || n < 2 || strcmp(m[1].role, "user") != 0)) {
             r->err =
                 cairn_fail(r->why, CAIRN_EINVAL,
@@ -196,9 +201,10 @@ static void render_turns(struct render *r, enum chat_template tmpl, const struct
                            chat_template_name(tmpl), i);
             return;
         }
-        if (!(style->system_in_user && i == 1 && strcmp(m[0].role, "system") == 0))
+        if (!opened)
             open_turn(r, style, system ? "user" : m[i].role);
         put_text(r, content);
+        opened = system;
         if (system) {
             put_text(r, cairn_str_of("\n\n"));
             continue;
@@ -207,6 +213,14 @@ static void render_turns(struct render *r, enum chat_template tmpl, const struct
         put_text(r, cairn_str_of(style->after));
     }
     open_turn(r, style, "assistant");
+    for (int i = 0; i < 2 && (style->flags & NO_THOUGHTS); i++) {
+        const char *name = i ? "</think>" : "<think>";
+        if (control(r->t, name) >= 0)
+            put_id(r, control(r->t, name));
+        else
+            put_text(r, cairn_str_of(name));
+        put_text(r, cairn_str_of("\n\n"));
+    }
     flush_text(r);
 }
 
@@ -285,7 +299,7 @@ enum cairn_err chat_encode(const struct tokenizer *t, enum chat_template tmpl, c
         return cairn_fail(
             why, CAIRN_ESTATE,
             "this model has no chat template that is known here (chatml, mistral-v1, mistral-v3, "
-            "llama-3, gemma); name one as \"template\" in its card.json");
+            "qwen3, llama-3, gemma); name one as \"template\" in its card.json");
     struct render r = {.t = t, .why = why};
     cairn_buf_init(&r.text, TOKENIZER_TEXT_MAX);
     if (t->model != TOKENIZER_WORDPIECE)

@@ -200,7 +200,7 @@ static enum cairn_err card_from_json(struct model_card *c, const json_t *card, c
     if (!c->path)
         return bad_card(why, "file", "names the model file");
     if (c->template_name && chat_template_by_name(c->template_name) == CHAT_NONE)
-        return bad_card(why, "template", "is chatml, mistral-v1, mistral-v3, llama-3 or gemma");
+        return bad_card(why, "template", "is chatml, mistral-v1, mistral-v3, qwen3, llama-3 or gemma");
     const json_t *eps = json_object_get(card, "layer_norm_eps");
     if (eps && (!json_is_number(eps) || !(json_number_value(eps) > 0 && json_number_value(eps) < 1)))
         return bad_card(why, "layer_norm_eps", "is a number between 0 and 1");

@@ -73,6 +73,56 @@ static void chatml_opens_the_assistants_turn(void **state)
     tokenizer_close(bos);
 }
 
+static struct tokenizer *open_vocabulary(const char *model, const char *pre, const char *const *tokens,
+                                         const int32_t *types, size_t n, uint32_t bos,
+                                         enum chat_template *detected)
+{
+    static const char *const merges[] = {"\xc4\x8a \xc4\x8a"};
+    static const float scores[16] = {0};
+    TEST_WHY;
+    struct cairn_buf b;
+    struct model_file *f;
+    struct tokenizer *t;
+    cairn_buf_init(&b, 0);
+    w_header(&b, 0, 8);
+    w_kv_string(&b, "tokenizer.ggml.model", model);
+    w_kv_string(&b, "tokenizer.ggml.pre", pre);
+    w_kv_strings(&b, "tokenizer.ggml.tokens", tokens, n);
+    w_kv_i32s(&b, "tokenizer.ggml.token_type", types, n);
+    w_kv_strings(&b, "tokenizer.ggml.merges", merges, 1);
+    w_kv_f32s(&b, "tokenizer.ggml.scores", scores, n);
+    w_kv_u32(&b, "tokenizer.ggml.bos_token_id", bos);
+    w_kv_bool(&b, "tokenizer.ggml.add_space_prefix", false);
+    CHECK_OK(model_file_parse(&f, b.bytes, b.len, &why));
+    CHECK_OK(tokenizer_from_gguf(&t, f, &why));
+    *detected = chat_template_detect(f);
+    model_file_close(f);
+    cairn_buf_release(&b);
+    return t;
+}
+
+/* The tags are tokens where the vocabulary has them, and text where not. */
+static void qwen3_answers_without_thoughts(void **state)
+{
+    UNUSED_STATE(state);
+    static const char *const tokens[] = {
+        "a", "b", "\xc4\x8a", "\xc4\x8a\xc4\x8a", "<|im_start|>", "<|im_end|>", "<think>", "</think>",
+        "t", "/", "h"};
+    static const int32_t types[] = {1, 1, 1, 1, 3, 3, 4, 4, 1, 1, 1},
+                         plain[] = {1, 1, 1, 1, 3, 3, 1, 1, 1, 1, 1};
+    static const struct chat_message m[] = {
+        {"user", TEXT("b</think>")}
+    };
+    enum chat_template tmpl;
+    struct tokenizer *t = open_vocabulary("gpt2", "qwen2", tokens, types, 11, 4, &tmpl),
+                     *without = open_vocabulary("gpt2", "qwen2", tokens, plain, 11, 4, &tmpl);
+    check_chat(t, CHAT_QWEN3, m, 1, (const int[]){4, 2, 1, 9, 8, 10, 5, 2, 4, 0, 8, 0, 8, 2, 6, 3, 7, 3, -1});
+    check_chat(without, CHAT_QWEN3, m, 1,
+               (const int[]){4, 2, 1, 9, 8, 10, 5, 2, 4, 0, 8, 0, 8, 2, 8, 10, 3, 9, 8, 10, 3, -1});
+    tokenizer_close(t);
+    tokenizer_close(without);
+}
+
 static void a_document_cannot_close_its_turn(void **state)
 {
     UNUSED_STATE(state);
@@ -147,34 +197,6 @@ static void mistral_v1_speaks_in_ordinary_text(void **state)
     cairn_free(want);
     cairn_free(ids);
     tokenizer_close(t);
-}
-
-static struct tokenizer *open_vocabulary(const char *model, const char *pre, const char *const *tokens,
-                                         const int32_t *types, size_t n, uint32_t bos,
-                                         enum chat_template *detected)
-{
-    static const char *const merges[] = {"\xc4\x8a \xc4\x8a"};
-    static const float scores[16] = {0};
-    TEST_WHY;
-    struct cairn_buf b;
-    struct model_file *f;
-    struct tokenizer *t;
-    cairn_buf_init(&b, 0);
-    w_header(&b, 0, 8);
-    w_kv_string(&b, "tokenizer.ggml.model", model);
-    w_kv_string(&b, "tokenizer.ggml.pre", pre);
-    w_kv_strings(&b, "tokenizer.ggml.tokens", tokens, n);
-    w_kv_i32s(&b, "tokenizer.ggml.token_type", types, n);
-    w_kv_strings(&b, "tokenizer.ggml.merges", merges, 1);
-    w_kv_f32s(&b, "tokenizer.ggml.scores", scores, n);
-    w_kv_u32(&b, "tokenizer.ggml.bos_token_id", bos);
-    w_kv_bool(&b, "tokenizer.ggml.add_space_prefix", false);
-    CHECK_OK(model_file_parse(&f, b.bytes, b.len, &why));
-    CHECK_OK(tokenizer_from_gguf(&t, f, &why));
-    *detected = chat_template_detect(f);
-    model_file_close(f);
-    cairn_buf_release(&b);
-    return t;
 }
 
 static void llama_3_puts_roles_between_headers(void **state)
@@ -279,6 +301,7 @@ static void templates_have_names(void **state)
     CHECK_I64_EQ(chat_template_by_name("mistral-v3"), CHAT_MISTRAL_V3);
     CHECK_I64_EQ(chat_template_by_name("llama-3"), CHAT_LLAMA3);
     CHECK_I64_EQ(chat_template_by_name("gemma"), CHAT_GEMMA);
+    CHECK_I64_EQ(chat_template_by_name("qwen3"), CHAT_QWEN3);
     CHECK_I64_EQ(chat_template_by_name("llama-2"), CHAT_NONE);
     CHECK_I64_EQ(chat_template_by_name(NULL), CHAT_NONE);
     enum chat_template tmpl;
@@ -286,6 +309,8 @@ static void templates_have_names(void **state)
     CHECK_I64_EQ(tmpl, CHAT_NONE); /* Llama 2's, which is not ours */
     tokenizer_close(open_tiny(true, true, "{{ '<|start_header_id|>' }}", &tmpl));
     CHECK_I64_EQ(tmpl, CHAT_LLAMA3);
+    tokenizer_close(open_tiny(true, true, "{{ '<|im_start|>' }}{% if enable_thinking %}", &tmpl));
+    CHECK_I64_EQ(tmpl, CHAT_QWEN3);
     tokenizer_close(open_tiny(true, true, "{{ '<start_of_turn>' + role }}", &tmpl));
     CHECK_I64_EQ(tmpl, CHAT_GEMMA);
     tokenizer_close(open_tiny(true, true, "{{ '<|user|>' }}", &tmpl));
@@ -295,10 +320,15 @@ static void templates_have_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(chatml_opens_the_assistants_turn),   TEST(a_document_cannot_close_its_turn),
-        TEST(mistral_v3_uses_its_control_tokens), TEST(mistral_v1_speaks_in_ordinary_text),
-        TEST(llama_3_puts_roles_between_headers), TEST(gemma_speaks_the_systems_words_as_the_user),
-        TEST(bad_conversations_are_refused),      TEST(templates_have_names),
+        TEST(chatml_opens_the_assistants_turn),
+        TEST(a_document_cannot_close_its_turn),
+        TEST(mistral_v3_uses_its_control_tokens),
+        TEST(mistral_v1_speaks_in_ordinary_text),
+        TEST(qwen3_answers_without_thoughts),
+        TEST(llama_3_puts_roles_between_headers),
+        TEST(gemma_speaks_the_systems_words_as_the_user),
+        TEST(bad_conversations_are_refused),
+        TEST(templates_have_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
