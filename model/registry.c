@@ -29,7 +29,8 @@ enum {
     CARD_TOKENS_MAX = 1 << 20,
     CARD_HEADS_MAX = 4096,
     COPY_PIECE = 1 << 20,
-    FINITE_STEP = 4096, /* a multiple of every type's block */
+    NOMIC_TOKENS = 2048, /* what nomic-bert was trained on */
+    FINITE_STEP = 4096,  /* a multiple of every type's block */
 };
 
 struct entry {
@@ -492,9 +493,11 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
         word = model_file_tensor(f, "bert.embeddings.word_embeddings.weight");
     if (!pos)
         pos = model_file_tensor(f, "bert.embeddings.position_embeddings.weight");
-    if (!word || !pos)
-        return cairn_fail(why, CAIRN_EUNSUPPORTED, "an encoder has BERT's embeddings: %.200s has not",
-                          a->file);
+    bool nomic = !pos && model_file_tensor(f, "encoder.layers.0.attn.Wqkv.weight");
+    if (!word || (!pos && !nomic))
+        return cairn_fail(why, CAIRN_EUNSUPPORTED,
+                          "an encoder has BERT's embeddings, or nomic-bert's: %.200s has not", a->file);
+    int64_t longest = pos ? (int64_t)pos->dims[1] : NOMIC_TOKENS;
     bool head = model_file_tensor(f, "classifier.weight") != NULL;
     if (head != (a->role == MODEL_RERANKER))
         return cairn_fail(why, CAIRN_EINVAL,
@@ -512,7 +515,7 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
         return cairn_fail(why, CAIRN_ECORRUPT,
                           "the embedding has a row for each token: %" PRIu64 " rows for %zu lines of %.200s",
                           word->dims[1], n_vocab, a->vocab);
-    int64_t heads = (int64_t)(word->dims[0] / 64), context = (int64_t)pos->dims[1];
+    int64_t heads = (int64_t)(word->dims[0] / 64), context = longest;
     double eps = 1e-12;
     if (word->dims[0] == 384)
         heads = 12; /* MiniLM and bge-small: heads of 32 */
@@ -527,12 +530,11 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
                           "heads divide the width: %" PRId64 " and %" PRIu64 " in %.200s", heads,
                           word->dims[0], a->file);
     put_json(a, "vocab", json_string("vocab.txt"));
-    put_json(a, "architecture", json_string("bert"));
+    put_json(a, "architecture", json_string(nomic ? "nomic-bert" : "bert"));
     put_json(a, "pooling", json_string(pooling));
     put_json(a, "normalize", json_boolean(a->role == MODEL_EMBEDDER));
     put_json(a, "query_prefix", json_string(""));
-    put_json(a, "max_tokens",
-             json_integer(context < (int64_t)pos->dims[1] ? context : (int64_t)pos->dims[1]));
+    put_json(a, "max_tokens", json_integer(context < longest ? context : longest));
     put_json(a, "n_head", json_integer(heads));
     put_json(a, "layer_norm_eps", json_real(eps));
     put_json(a, "lower_case", json_boolean(lower));

@@ -205,6 +205,20 @@ def splitmix(seed, n):
         return z ^ (z >> np.uint64(31))
 
 
+def drawn(name, shape):
+    """A weight from its name alone, as float32 has it: test_decoder_arch.c and test_encoder_arch.c draw the same."""
+    seed = 0xCBF29CE484222325
+    for b in name.encode():
+        seed = (seed ^ b) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    f = ((splitmix(seed, int(np.prod(shape))) >> np.uint64(40)).astype(np.int64) - (1 << 23)).astype(np.float32)
+    f = f / np.float32(1 << 25)
+    if "norm" in name and name.endswith("weight"):
+        f = f + np.float32(1)
+    if name == "rope_freqs.weight":
+        f = np.float32(4.5) + f * np.float32(14)
+    return f.reshape(shape).astype(np.float64)
+
+
 class Tiny(Model):
     """Weights are drawn from the name of their tensor: a quarter of [-1, 1), norms around 1, rope_freqs 1 to 8."""
 
@@ -247,18 +261,8 @@ class Tiny(Model):
 
     def weight(self, name):
         if name not in self.cache:
-            shape, seed = self.shape(name), 0xCBF29CE484222325
-            for b in name.encode():
-                seed = (seed ^ b) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-            if shape is not None:
-                f = ((splitmix(seed, int(np.prod(shape))) >> np.uint64(40)).astype(np.int64) - (1 << 23)).astype(np.float32)
-                f = f / np.float32(1 << 25)
-                if "norm" in name:
-                    f = f + np.float32(1)
-                if name == "rope_freqs.weight":
-                    f = np.float32(4.5) + f * np.float32(14)
-                shape = f.reshape(shape).astype(np.float64)
-            self.cache[name] = shape
+            shape = self.shape(name)
+            self.cache[name] = None if shape is None else drawn(name, shape)
         return self.cache[name]
 
 

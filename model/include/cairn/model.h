@@ -1,9 +1,9 @@
-/* cairn/model.h - model files, tokenizers, encoder (BERT family), decoder (llama family, Mixtral, Qwen2,
- * Qwen3, Gemma 3), chat templates, registry. Threads: an opened model may be shared; every compute call takes
- * the model's own lock, so calls from many threads queue. A decoder_seq belongs to one thread at a time.
- * Tokenizers and registries are immutable after open. All float arrays are float32, row major, shapes written
- * [rows, columns]. COPIED: we keep our own. OWNED: yours to free. BORROWED: ours, valid until the moment
- * named. */
+/* cairn/model.h - model files, tokenizers, encoder (BERT family, nomic-bert), decoder (llama family, Mixtral,
+ * Qwen2, Qwen3, Gemma 3), chat templates, registry. Threads: an opened model may be shared; every compute
+ * call takes the model's own lock, so calls from many threads queue. A decoder_seq belongs to one thread at a
+ * time. Tokenizers and registries are immutable after open. All float arrays are float32, row major, shapes
+ * written [rows, columns]. COPIED: we keep our own. OWNED: yours to free. BORROWED: ours, valid until the
+ * moment named. */
 #ifndef CAIRN_MODEL_H
 #define CAIRN_MODEL_H
 
