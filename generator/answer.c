@@ -370,7 +370,7 @@ static enum cairn_err open_rule(struct work *w, const struct prompt *p, struct c
         if (i == 0 && p->first_len < passages[i].len)
             passages[i].len = cairn_utf8_floor(passages[i].p, p->first_len);
     }
-    return constrain_quote(out, g->vocab, passages, p->sources_used, why);
+    return constrain_quote(out, g->vocab, passages, p->sources_used, QUOTE_SENTENCES, why);
 }
 
 static enum cairn_err generate(struct work *w, struct cairn_why *why)

@@ -32,6 +32,8 @@ enum {
     PASSAGE_BYTES_MAX = 1 << 26,
     TOKEN_BYTES_MAX = 256, /* longer tokens are left out of the trie, so walks are no deeper */
     NODES_MAX = 1 << 24,
+    BEGIN = 1, /* marks of a place in a text to quote from */
+    END = 2,
 };
 
 struct constrain {
@@ -45,8 +47,9 @@ struct constrain {
     size_t n_forbidden, n_opening;
     /* quotes */
     bool quote, begun;
-    char *text; /* OWNED: the passages, each with a NUL behind it */
-    size_t text_len, n_passages, n_places;
+    char *text;     /* OWNED: the passages, each with a NUL behind it */
+    uint8_t *marks; /* BEGIN, END of each byte of text */
+    size_t n_places;
     uint32_t *passage_ends;  /* [n_passages] the NULs */
     uint32_t *places;        /* in text, where it may go on */
     uint32_t *stamps, stamp; /* [v->n] in which step a token was listed last */
@@ -307,12 +310,10 @@ static bool is_word(uint32_t cp)
     return cp >= 0xaa && cp < 0x2000 && cp != 0xd7 && cp != 0xf7;
 }
 
-/* Whether a span may begin or end at `at`: between code points, and not within a word. */
-static bool is_boundary(const struct constrain *c, size_t at)
+/* Whether at, inside a text, is between code points and not within a word. */
+static bool is_boundary(struct cairn_str s, size_t at)
 {
-    const char *p = c->text + at;
-    if (at == 0 || at >= c->text_len || p[0] == 0 || p[-1] == 0)
-        return true;
+    const char *p = s.p + at;
     if (((uint8_t)p[0] & 0xc0) == 0x80)
         return false;
     size_t back = 1;
@@ -320,12 +321,36 @@ static bool is_boundary(const struct constrain *c, size_t at)
         back++;
     uint32_t before = 0, after = 0;
     (void)cairn_utf8_next(p - back, back, &before);
-    (void)cairn_utf8_next(p, c->text_len - at, &after);
+    (void)cairn_utf8_next(p, s.len - at, &after);
     return !is_word(before) || !is_word(after);
 }
 
+/* Where a span may begin and end: marks[0 .. len]. */
+static enum cairn_err mark(struct cairn_str s, enum quote_unit unit, uint8_t *marks, struct cairn_why *why)
+{
+    if (unit == QUOTE_SENTENCES) {
+        size_t n = cairn_sentences(s, NULL, 0);
+        struct cairn_span *spans = cairn_reallocarray(NULL, n + 1, sizeof *spans);
+        if (!spans)
+            return cairn_fail(why, CAIRN_ENOMEM, "%zu sentences to quote", n);
+        (void)cairn_sentences(s, spans, n);
+        for (size_t i = 0; i < n; i++) {
+            marks[spans[i].start] |= BEGIN;
+            marks[spans[i].end] |= END;
+        }
+        marks[s.len] |= END; /* white space may follow the last sentence */
+        cairn_free(spans);
+        return CAIRN_OK;
+    }
+    for (size_t i = 0; i <= s.len; i++)
+        if (i == 0 || i == s.len || is_boundary(s, i))
+            marks[i] = i < s.len && !strchr(" \t\r\n", s.p[i]) ? BEGIN | END : END;
+    return CAIRN_OK;
+}
+
 enum cairn_err constrain_quote(struct constrain **out, const struct constrain_vocab *v,
-                               const struct cairn_str *passages, size_t n_passages, struct cairn_why *why)
+                               const struct cairn_str *passages, size_t n_passages, enum quote_unit unit,
+                               struct cairn_why *why)
 {
     *out = NULL;
     size_t len = 0, at = 0;
@@ -337,24 +362,29 @@ enum cairn_err constrain_quote(struct constrain **out, const struct constrain_vo
     if (c) {
         c->quote = true;
         c->text = cairn_malloc(len + 1);
+        c->marks = cairn_calloc(len + 1, 1);
         c->stamps = cairn_calloc(v->n, sizeof *c->stamps);
         c->places = cairn_reallocarray(NULL, len + 1, sizeof *c->places);
         c->passage_ends = cairn_reallocarray(NULL, n_passages + 1, sizeof *c->passage_ends);
     }
-    if (!c || !c->allowed || !c->few || !c->text || !c->stamps || !c->places || !c->passage_ends) {
+    if (!c || !c->allowed || !c->few || !c->text || !c->marks || !c->stamps || !c->places ||
+        !c->passage_ends) {
         constrain_close(c);
         return cairn_fail(why, CAIRN_ENOMEM, "%zu bytes to quote from", len);
     }
-    c->text_len = len;
-    c->n_passages = n_passages;
     for (size_t i = 0; i < n_passages; i++) {
         memcpy(c->text + at, passages[i].p, passages[i].len);
+        enum cairn_err err = mark(passages[i], unit, c->marks + at, why);
+        if (err) {
+            constrain_close(c);
+            return err;
+        }
         at += passages[i].len;
         c->text[at] = 0;
         c->passage_ends[i] = (uint32_t)at++;
     }
     for (size_t i = 0; i < len; i++)
-        if (c->text[i] && !strchr(" \t\r\n", c->text[i]) && is_boundary(c, i))
+        if (c->text[i] && (c->marks[i] & BEGIN))
             c->places[c->n_places++] = (uint32_t)i;
     *out = c;
     return CAIRN_OK;
@@ -383,7 +413,7 @@ static void quote_allowed(struct constrain *c)
         quote_walk(c, 0, c->text + c->places[i]);
         if (after_space)
             quote_walk(c, after_space, c->text + c->places[i]);
-        end = end || (c->begun && is_boundary(c, c->places[i]));
+        end = end || (c->begun && (c->marks[c->places[i]] & END));
     }
     for (size_t i = 0; end && i < v->n_ends; i++)
         c->allowed[c->n_allowed++] = v->ends[i];
@@ -408,7 +438,7 @@ bool constrain_source(const struct constrain *c, size_t *passage)
     if (!c->quote || !c->begun || !c->n_places)
         return false;
     size_t i = 0;
-    while (i + 1 < c->n_places && !is_boundary(c, c->places[i]))
+    while (i + 1 < c->n_places && !(c->marks[c->places[i]] & END))
         i++;
     *passage = 0;
     while (c->passage_ends[*passage] < c->places[i])
@@ -426,6 +456,7 @@ void constrain_close(struct constrain *c)
     cairn_free(c->few);
     cairn_free(c->forbidden);
     cairn_free(c->text);
+    cairn_free(c->marks);
     cairn_free(c->passage_ends);
     cairn_free(c->places);
     cairn_free(c->stamps);

@@ -18,11 +18,12 @@ struct constrain;
  * when the vocabulary cannot write that. */
 CAIRN_MUST_USE enum cairn_err constrain_citations(struct constrain **out, const struct constrain_vocab *v,
                                                   size_t n_sources, struct cairn_why *why);
-/* The text is a span of one of the passages (BORROWED until close), from the beginning of a word to the end
- * of one; a space in front does not count, for tokenizers that put one there. */
+/* The text is a span of one of the passages, from the beginning of a word or sentence to the end of one; a
+ * space in front does not count, for tokenizers that put one there. */
+enum quote_unit { QUOTE_WORDS, QUOTE_SENTENCES };
 CAIRN_MUST_USE enum cairn_err constrain_quote(struct constrain **out, const struct constrain_vocab *v,
                                               const struct cairn_str *passages, size_t n_passages,
-                                              struct cairn_why *why);
+                                              enum quote_unit unit, struct cairn_why *why);
 void constrain_close(struct constrain *c);
 
 /* As sampler_next(), among the tokens that may come next. logits [n] of those that may not can be

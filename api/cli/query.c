@@ -440,8 +440,8 @@ static const struct opt ask_opts[] = {
     OPTS_AS,
     OPT(TEXT, "mode", "MODE", mode, "auto, generate (the model writes) or extract (quoted sentences only)"),
     OPT(TEXT, "rule", "RULE", rule,
-        "what the model may write: citations (only marks of sources that there are), quote (one span of a "
-        "source) or none"),
+        "what the model may write: citations (only marks of sources that there are), quote (sentences "
+        "of a source) or none"),
     OPT_IN(WHOLE, "max-tokens", "N", max_tokens, 1, 1e6, "longest answer (default: the setting)"),
     OPT_IN(NUMBER, "temperature", "X", temperature, 0, 10, "0: always the likeliest token (default 0)"),
     OPT_IN(NUMBER, "top-p", "X", top_p, 0, 1,

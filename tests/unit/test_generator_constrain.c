@@ -239,6 +239,15 @@ static bool word(uint32_t cp)
     return cp < 128 ? (cp >= '0' && cp <= '9') || ((cp | 32) >= 'a' && (cp | 32) <= 'z')
                     : cp >= 0xaa && cp < 0x2000 && cp != 0xd7 && cp != 0xf7;
 }
+static bool sentence_at(struct cairn_str s, size_t at, bool end)
+{
+    static struct cairn_span spans[64];
+    size_t n = cairn_sentences(s, spans, 64);
+    for (size_t i = 0; i < n; i++)
+        if ((end ? spans[i].end : spans[i].start) == at)
+            return true;
+    return end && at == s.len;
+}
 static bool cut_here(struct cairn_str s, size_t at)
 {
     uint32_t a = 0, b = 0;
@@ -253,12 +262,14 @@ static bool cut_here(struct cairn_str s, size_t at)
     (void)cairn_utf8_next(s.p + at, s.len - at, &b);
     return !word(a) || !word(b);
 }
-/* text stands in s, from the beginning of a word; to the end of one when `whole`. */
-static bool stands_in(struct cairn_str s, const char *text, size_t len, bool whole)
+/* text stands in s, from the beginning of a word or sentence; to the end of one when `whole`. */
+static bool stands_in(struct cairn_str s, const char *text, size_t len, enum quote_unit unit, bool whole)
 {
+    bool words = unit == QUOTE_WORDS;
     for (size_t i = 0; len && i + len <= s.len; i++)
-        if (memcmp(s.p + i, text, len) == 0 && cut_here(s, i) && !strchr(" \t\r\n", s.p[i]) &&
-            (!whole || cut_here(s, i + len)))
+        if (memcmp(s.p + i, text, len) == 0 && !strchr(" \t\r\n", s.p[i]) &&
+            (words ? cut_here(s, i) : sentence_at(s, i, false)) &&
+            (!whole || (words ? cut_here(s, i + len) : sentence_at(s, i + len, true))))
             return true;
     return false;
 }
@@ -284,6 +295,7 @@ static void every_quote_stands_in_a_passage(void **state)
         struct constrain_vocab *v;
         CHECK_OK(constrain_vocab_open(&v, t, &why));
         for (int round = 0; round < 1500; round++) {
+            enum quote_unit unit = round / 2 % 2 ? QUOTE_SENTENCES : QUOTE_WORDS;
             struct cairn_str passages[PASSAGES];
             char made[3][200];
             size_t n = 0, source = SIZE_MAX;
@@ -298,13 +310,13 @@ static void every_quote_stands_in_a_passage(void **state)
             }
             struct constrain *c;
             struct sampler s = {.temperature = round % 3 ? 1 : 0, .state = (uint64_t)round};
-            CHECK_OK(constrain_quote(&c, v, passages, n, &why));
+            CHECK_OK(constrain_quote(&c, v, passages, n, unit, &why));
             CHECK(!constrain_source(c, &source));
             write_text(c, t, &s, round % 5 ? 200 : 3, NULL, &w, &seed);
             if (w.len) {
                 size_t skip = w.text[0] == ' ';
                 CHECK(constrain_source(c, &source) && source < n);
-                CHECK(stands_in(passages[source], w.text + skip, w.len - skip, w.ended));
+                CHECK(stands_in(passages[source], w.text + skip, w.len - skip, unit, w.ended));
             }
             constrain_close(c);
         }
@@ -327,10 +339,11 @@ static void what_may_follow_in_a_quote_is_what_the_passages_say(void **state)
         size_t n = tokenizer_n_vocab(t);
         CHECK_OK(constrain_vocab_open(&v, t, &why));
         for (int round = 0; round < 40; round++) {
+            enum quote_unit unit = round % 2 ? QUOTE_SENTENCES : QUOTE_WORDS;
             struct constrain *c;
             char text[256];
             size_t len = 0;
-            CHECK_OK(constrain_quote(&c, v, passages, PASSAGES, &why));
+            CHECK_OK(constrain_quote(&c, v, passages, PASSAGES, unit, &why));
             for (int step = 0; step < 12; step++) {
                 int32_t fits[TOKENS_MAX];
                 size_t n_fits = 0;
@@ -340,9 +353,10 @@ static void what_may_follow_in_a_quote_is_what_the_passages_say(void **state)
                     memcpy(text + len, piece.p, piece.len);
                     size_t skip = text[0] == ' ' && len + piece.len > 0;
                     for (size_t i = 0; i < PASSAGES; i++)
-                        want = want || (id == 2 ? len && stands_in(passages[i], text + skip, len - skip, true)
-                                                : piece.len && stands_in(passages[i], text + skip,
-                                                                         len + piece.len - skip, false));
+                        want = want ||
+                               (id == 2 ? len && stands_in(passages[i], text + skip, len - skip, unit, true)
+                                        : piece.len && stands_in(passages[i], text + skip,
+                                                                 len + piece.len - skip, unit, false));
                     CHECK_I64_EQ(may_come(c, n, id), want);
                     if (want && id != 2)
                         fits[n_fits++] = id;
@@ -394,7 +408,7 @@ static void a_rule_that_does_not_bind_changes_nothing(void **state)
     struct cairn_str passage = cairn_str_of(said);
     CHECK_OK(tokenizer_encode(t, passage, TOKENIZE_PLAIN, &ids, &n_ids, &why));
     CHECK_OK(constrain_citations(&c, v, 3, &why));
-    CHECK_OK(constrain_quote(&q, v, &passage, 1, &why));
+    CHECK_OK(constrain_quote(&q, v, &passage, 1, QUOTE_SENTENCES, &why));
     for (size_t i = 0; i < n_ids; i++) {
         random_logits(logits, n, &seed);
         logits[ids[i]] += 100;
@@ -426,7 +440,7 @@ static void what_cannot_be_is_said(void **state)
     CHECK_ERR(constrain_citations(&c, v, 0, &why), CAIRN_EINVAL);
     CHECK_ERR(constrain_citations(&c, v, GROUND_SOURCES_MAX + 1, &why), CAIRN_EINVAL);
     /* nothing to quote: the text ends at once */
-    CHECK_OK(constrain_quote(&c, v, NULL, 0, &why));
+    CHECK_OK(constrain_quote(&c, v, NULL, 0, QUOTE_WORDS, &why));
     CHECK_I64_EQ(constrain_next(c, &(struct sampler){0}, logits, tokenizer_n_vocab(t), scratch, 9), -1);
     constrain_close(c);
     constrain_vocab_close(v);
@@ -454,7 +468,7 @@ static void no_memory_is_an_error_and_not_a_leak(void **state)
         if (!err)
             err = constrain_citations(&c, v, 3, &why);
         if (!err)
-            err = constrain_quote(&q, v, &passage, 1, &why);
+            err = constrain_quote(&q, v, &passage, 1, QUOTE_SENTENCES, &why);
         cairn_alloc_fail_after(0, false);
         constrain_close(c);
         constrain_close(q);

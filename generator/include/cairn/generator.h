@@ -90,8 +90,8 @@ CAIRN_MUST_USE enum cairn_err grounding_check_text(struct grounding *g, struct c
  */
 
 enum answer_mode { ANSWER_AUTO, ANSWER_GENERATE, ANSWER_EXTRACT };
-/* What a model may write. Citations: after '[' the number of a source and ']'. Quote: one span of one source,
- * word for word, and its mark. */
+/* What a model may write. Citations: after '[' the number of a source and ']'. Quote: sentences of one source
+ * that follow each other, word for word, and its mark. */
 enum answer_rule { ANSWER_RULE_CONFIG, ANSWER_RULE_NONE, ANSWER_RULE_CITATIONS, ANSWER_RULE_QUOTE };
 /* Why there is no answer. Decided from evidence, not by asking the model. */
 enum refusal {
