@@ -11,6 +11,8 @@
 #define RETRIES_MAX 3u
 
 static const char *const mode_names[] = {"auto", "generate", "extract", NULL}; /* order of enum answer_mode */
+static const char *const rule_names[] = {"default", "none", "citations", "quote",
+                                         NULL}; /* of enum answer_rule */
 static const char *const leg_names[] = {"both", "lexical", "dense", NULL};
 static const char *const fusion_names[] = {"minmax", "rrf", NULL};
 
@@ -506,10 +508,11 @@ static enum cairn_err ask_params(struct ask *a)
     struct call *c = a->c;
     uint64_t max_tokens = 0;
     double temperature = 0, top_p = 0, min_p = 0;
-    int mode = ANSWER_AUTO;
+    int mode = ANSWER_AUTO, rule = ANSWER_RULE_CONFIG;
     (void)p_str(&c->p, "question", true, 1, QUERY_BYTES_MAX, &a->want.question);
     query_params(c, &a->q, 5);
     (void)p_enum(&c->p, "mode", mode_names, &mode);
+    (void)p_enum(&c->p, "rule", rule_names, &rule);
     (void)p_uint(&c->p, "max_tokens", false, 1, 1u << 20, &max_tokens);
     (void)p_num(&c->p, "temperature", false, 0, 10, &temperature);
     (void)p_num(&c->p, "top_p", false, 0, 1, &top_p);
@@ -527,6 +530,7 @@ static enum cairn_err ask_params(struct ask *a)
         return cairn_fail(c->why, CAIRN_EINVAL, "param k: got %zu, want 1..64 sources for an answer",
                           a->q.r.k);
     a->want.mode = (enum answer_mode)mode;
+    a->want.rule = (enum answer_rule)rule;
     a->want.max_tokens = (uint32_t)max_tokens;
     a->want.temperature = (float)temperature;
     a->want.top_p = (float)top_p;

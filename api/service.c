@@ -51,7 +51,8 @@ const struct method api_methods[] = {
       ROLE_READ_ONLY, false, false, false},
      m_search                                                                                                             },
     {{"ask",
-      "{collection, question, k, mode, max_tokens, temperature, top_p, min_p, seed, stop, drop_unsupported, "
+      "{collection, question, k, mode, rule, max_tokens, temperature, top_p, min_p, seed, stop, "
+      "drop_unsupported, "
       "exact, index, ef, nprobe, principals}",
       ROLE_READ_ONLY, false, true, false},
      m_ask                                                                                                                },

@@ -587,8 +587,56 @@ static enum cairn_err bench_run(struct bench *x, struct cairn_why *why)
     return err;
 }
 
+/* `cairn bench tokenizer VOCAB TEXT`: megabytes of TEXT per second of one core, in pieces of a passage's
+ * size, the best of five rounds. */
+static int bench_tokenizer(int argc, char **argv)
+{
+    enum { PASSAGE = 1000, ROUNDS = 5 };
+    struct options o = {.command = "bench tokenizer"};
+    struct cairn_why why = {{0}};
+    if (argc != 3)
+        return tell(&o, USAGE, "give a vocabulary (vocab.txt or a GGUF file) and a text file");
+    struct tokenizer *t = NULL;
+    struct model_file *f = NULL;
+    char *text = NULL;
+    size_t len = 0, tokens = 0, vocab_len = strlen(argv[1]);
+    double best = INFINITY;
+    enum cairn_err err = cairn_read_file(&text, &len, argv[2], 256u << 20, &why);
+    if (!err && !len)
+        err = cairn_fail(&why, CAIRN_EINVAL, "%s is empty; give a text of a few hundred kilobytes", argv[2]);
+    if (!err && vocab_len > 4 && strcmp(argv[1] + vocab_len - 4, ".txt") == 0)
+        err = tokenizer_from_wordpiece(&t, argv[1], true, &why);
+    else if (!err && !(err = model_file_open(&f, argv[1], &why)))
+        err = tokenizer_from_gguf(&t, f, &why);
+    for (int round = 0; round < ROUNDS && !err; round++) {
+        clock_t from = clock();
+        tokens = 0;
+        for (size_t at = 0, take; at < len && !err; at += take) {
+            int32_t *ids = NULL;
+            size_t n = 0;
+            take = len - at <= PASSAGE ? len - at : cairn_utf8_floor(text + at, PASSAGE);
+            take += take == 0;
+            err = tokenizer_encode(t, (struct cairn_str){text + at, take}, TOKENIZE_PLAIN, &ids, &n, &why);
+            cairn_free(ids);
+            tokens += n;
+        }
+        double s = (double)(clock() - from) / CLOCKS_PER_SEC;
+        best = s < best ? s : best;
+    }
+    int code = err ? tell_err(&o, err, &why)
+                   : print_json(&o, json_pack("{s:s, s:f, s:I, s:I}", "tokenizer", tokenizer_kind(t),
+                                              "mb_per_s", (double)len / best / 1e6, "bytes", (json_int_t)len,
+                                              "tokens", (json_int_t)tokens));
+    tokenizer_close(t);
+    model_file_close(f);
+    cairn_free(text);
+    return code;
+}
+
 int bench_main(int argc, char **argv)
 {
+    if (argc >= 2 && strcmp(argv[1], "tokenizer") == 0)
+        return bench_tokenizer(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "index") == 0)
         return bench_index(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "answers") == 0)
@@ -599,11 +647,13 @@ int bench_main(int argc, char **argv)
     if (code)
         return code;
     if (o.help) {
-        options_print("bench [options]",
-                      "Measures this machine: ingest, embedding, search, answers, memory. Nothing else "
-                      "should run beside it. `cairn bench index --help`: the vector index, beside other "
-                      "libraries; `cairn bench answers --help`: first tokens, kept prompts, drafts.",
-                      rows, N_ROWS, stdout);
+        options_print(
+            "bench [options]",
+            "Measures this machine: ingest, embedding, search, answers, memory. Nothing else "
+            "should run beside it. `cairn bench index --help`: the vector index, beside other "
+            "libraries; `cairn bench answers --help`: first tokens, kept prompts, drafts; `cairn bench "
+            "tokenizer VOCAB TEXT`: one tokenizer, MB/s.",
+            rows, N_ROWS, stdout);
         return finish_output(&o);
     }
     if (o.probe)

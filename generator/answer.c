@@ -6,6 +6,7 @@
  * tokens. Tokens come from the schedule's thread (schedule.h). The text lies at one address (stream.h), the
  * checker reads only bytes that are final. */
 #include "answer_internal.h"
+#include "constrain.h"
 #include "prompt.h"
 #include "schedule.h"
 #include "stream.h"
@@ -28,6 +29,8 @@ struct generator {
     float baseline;
     size_t weight_bytes;
     struct schedule *schedule; /* NULL without a decoder */
+    pthread_mutex_t lock;
+    struct constrain_vocab *vocab; /* under lock until it is there: the first answer under a rule makes it */
 };
 
 static double conf(const struct generator *g, const char *key)
@@ -73,6 +76,7 @@ enum cairn_err generator_open(struct generator **out, struct decoder *d, struct 
     struct generator *g = cairn_calloc(1, sizeof *g);
     if (!g)
         return cairn_fail(why, CAIRN_ENOMEM, "generator");
+    (void)pthread_mutex_init(&g->lock, NULL);
     g->decoder = d;
     g->embedder = embedder;
     g->reranker = reranker;
@@ -104,6 +108,8 @@ void generator_close(struct generator *g)
     if (!g)
         return;
     schedule_close(g->schedule);
+    constrain_vocab_close(g->vocab);
+    (void)pthread_mutex_destroy(&g->lock);
     cairn_free(g);
 }
 
@@ -341,6 +347,32 @@ static enum cairn_err open_grounding(struct work *w, size_t n, size_t first_len,
     return grounding_open(&w->grounding, s, n, &o, why);
 }
 
+/* The rule that this answer is written under; NULL: none. */
+static enum cairn_err open_rule(struct work *w, const struct prompt *p, struct constrain **out,
+                                struct cairn_why *why)
+{
+    *out = NULL;
+    struct generator *g = w->g;
+    enum answer_rule rule = w->q->rule;
+    if (rule == ANSWER_RULE_CONFIG)
+        rule = conf(g, "generator.citations_constrained") > 0 ? ANSWER_RULE_CITATIONS : ANSWER_RULE_NONE;
+    if (rule == ANSWER_RULE_NONE)
+        return CAIRN_OK;
+    (void)pthread_mutex_lock(&g->lock);
+    enum cairn_err err =
+        g->vocab ? CAIRN_OK : constrain_vocab_open(&g->vocab, decoder_tokenizer(g->decoder), why);
+    (void)pthread_mutex_unlock(&g->lock);
+    if (err || rule == ANSWER_RULE_CITATIONS)
+        return err ? err : constrain_citations(out, g->vocab, p->sources_used, why);
+    struct cairn_str passages[GROUND_SOURCES_MAX];
+    for (size_t i = 0; i < p->sources_used; i++) {
+        passages[i] = w->q->sources[i].text;
+        if (i == 0 && p->first_len < passages[i].len)
+            passages[i].len = cairn_utf8_floor(passages[i].p, p->first_len);
+    }
+    return constrain_quote(out, g->vocab, passages, p->sources_used, QUOTE_SENTENCES, why);
+}
+
 static enum cairn_err generate(struct work *w, struct cairn_why *why)
 {
     struct generator *g = w->g;
@@ -378,12 +410,16 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
     a->sources_dropped = (uint32_t)p.sources_dropped;
     a->prompt_hash = cairn_hash_bytes(p.ids, p.n * sizeof *p.ids);
     struct schedule_job *job = NULL;
+    struct constrain *rule = NULL;
     size_t n_ids = 0;
     int32_t *ids = cairn_malloc((size_t)max_tokens * sizeof *ids);
     if (!ids) {
         err = cairn_fail(why, CAIRN_ENOMEM, "answer of %u tokens", max_tokens);
         goto done;
     }
+    err = open_rule(w, &p, &rule, why);
+    if (err)
+        goto done;
     err = schedule_submit(
         g->schedule,
         &(struct schedule_request){
@@ -393,6 +429,8 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
             .max_tokens = max_tokens,
             .sampler =
                 { .temperature = q->temperature,    .top_p = q->top_p,                 .min_p = q->min_p,          .state = q->seed},
+            .choose = rule ? constrain_choose : NULL,
+            .ctx = rule,
             .stop = w->stop
     },
         &job, why);
@@ -451,13 +489,19 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
     }
     if (w->cancelled)
         a->finish = "cancelled";
+    schedule_drop(job); /* from here on the rule is ours */
+    job = NULL;
     if (!err) {
-        size_t from;
+        size_t from, passage;
+        char mark[16];
+        if (rule && constrain_source(rule, &passage) && !w->stream.stopped) /* a quote says whose it is */
+            stream_add(&w->stream, mark, (size_t)snprintf(mark, sizeof mark, " [%zu]", passage + 1), &from);
         stream_end(&w->stream, &from);
         emit(w, true);
     }
 done:
     schedule_drop(job);
+    constrain_close(rule);
     cairn_free(ids);
     prompt_release(&p);
     return err;

@@ -8,6 +8,8 @@ const struct cairn_conf generator_conf[] = {
     {"generator.question_tokens_max",   512,                 16,   4096,  true,
      "longest question in tokens (bytes / 4 without a model)"                                                                               },
     {"generator.answer_tokens_max",     200,                 8,    4096,  true,  "tokens written when a request does not say"               },
+    {"generator.citations_constrained", 0,                   0,    1,     true,
+     "1: after [ the model can only write the number of a source and ]"                                                                     },
     {"generator.auto_weight_bytes_min", 700.0 * 1024 * 1024, 0,    1e12,  true,
      "mode auto writes with models of at least this size, and quotes with smaller ones"                                                     },
     {"generator.extract_sentences_max", 2,                   1,    8,     true,  "sentences quoted in mode extract"                         },

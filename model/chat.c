@@ -10,6 +10,11 @@
  * user turn mistral-v3  {bos}{[INST]} USER{[/INST]} ANSWER{eos}{[INST]} SYSTEM\n\nUSER{[/INST]}   system in
  * the last user turn
  *
+ *   qwen3       chatml, then <think>\n\n</think>\n\n: an answer, not a page of thoughts before it
+ *   llama-3     {bos}<|start_header_id|>ROLE<|end_header_id|>\n\nCONTENT<|eot_id|> ...
+ *   gemma       {bos}<start_of_turn>user\nSYSTEM\n\nUSER<end_of_turn>\n<start_of_turn>model\nANSWER ...
+ *
+ * llama-3 and gemma take the white space around each content away, as their templates do.
  * Mistral's pieces are tokenised one by one, as its own tokenizer does: each gets SentencePiece's space in
  * front. */
 #include "tokenizer.h"
@@ -18,7 +23,7 @@ enum { CHAT_MESSAGES_MAX = 4096 };
 
 enum chat_template chat_template_by_name(const char *name)
 {
-    for (enum chat_template t = CHAT_CHATML; name && t <= CHAT_MISTRAL_V3; t++)
+    for (enum chat_template t = CHAT_CHATML; name && t <= CHAT_GEMMA; t++)
         if (strcmp(name, chat_template_name(t)) == 0)
             return t;
     return CHAT_NONE;
@@ -33,6 +38,12 @@ const char *chat_template_name(enum chat_template t)
         return "mistral-v1";
     case CHAT_MISTRAL_V3:
         return "mistral-v3";
+    case CHAT_QWEN3:
+        return "qwen3";
+    case CHAT_LLAMA3:
+        return "llama-3";
+    case CHAT_GEMMA:
+        return "gemma";
     case CHAT_NONE:
         break;
     }
@@ -63,15 +74,21 @@ enum chat_template chat_template_detect(const struct model_file *f)
     struct cairn_str text = {"", 0};
     bool stated = model_file_string(f, "tokenizer.chat_template", &text);
     if (stated && contains(text, "<|im_start|>"))
-        return CHAT_CHATML;
+        return contains(text, "enable_thinking") ? CHAT_QWEN3 : CHAT_CHATML;
+    if (stated && contains(text, "<|start_header_id|>"))
+        return CHAT_LLAMA3;
+    if (stated && contains(text, "<start_of_turn>"))
+        return CHAT_GEMMA;
     if (stated && contains(text, "[INST]") && !contains(text, "<<SYS>>") &&
         !contains(text, "[SYSTEM_PROMPT]"))
         return has_control(f, "[INST]") ? CHAT_MISTRAL_V3 : CHAT_MISTRAL_V1;
     if (stated)
         return CHAT_NONE;
-    return has_control(f, "<|im_start|>") ? CHAT_CHATML
-           : has_control(f, "[INST]")     ? CHAT_MISTRAL_V3
-                                          : CHAT_NONE;
+    return has_control(f, "<|im_start|>")          ? CHAT_CHATML
+           : has_control(f, "<|start_header_id|>") ? CHAT_LLAMA3
+           : has_control(f, "<start_of_turn>")     ? CHAT_GEMMA
+           : has_control(f, "[INST]")              ? CHAT_MISTRAL_V3
+                                                   : CHAT_NONE;
 }
 
 /* ---- rendering
@@ -125,26 +142,85 @@ static int32_t control(const struct tokenizer *t, const char *name)
     return id >= 0 && (t->types[id] == TOKEN_CONTROL || t->types[id] == TOKEN_USER) ? id : -1;
 }
 
-static void render_chatml(struct render *r, const struct chat_message *m, size_t n)
+enum { TRIM = 1, SYSTEM_IN_USER = 2, NO_THOUGHTS = 4 /* an answer begins with thoughts that are none */ };
+/* Templates whose every turn is START ROLE gap CONTENT END after. */
+struct turn_style {
+    const char *start, *middle, *end; /* control tokens; middle may be NULL */
+    const char *gap, *after;          /* text behind the role (or middle) and behind end */
+    const char *assistant;            /* the role's name for its answers */
+    unsigned flags;
+};
+static const struct turn_style turn_styles[] = {
+    [CHAT_CHATML] = {"<|im_start|>",        NULL,                "<|im_end|>",    "\n",   "\n", "assistant", 0                    },
+    [CHAT_QWEN3] = {"<|im_start|>",        NULL,                "<|im_end|>",    "\n",   "\n", "assistant", NO_THOUGHTS          },
+    [CHAT_LLAMA3] = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",    "\n\n", "",   "assistant", TRIM                 },
+    [CHAT_GEMMA] = {"<start_of_turn>",     NULL,                "<end_of_turn>", "\n",   "\n", "model",     TRIM | SYSTEM_IN_USER},
+};
+
+static struct cairn_str trimmed(struct cairn_str s)
 {
-    int32_t start = control(r->t, "<|im_start|>"), end = control(r->t, "<|im_end|>");
-    if (start < 0 || end < 0) {
-        r->err = cairn_fail(r->why, CAIRN_ESTATE,
-                            "the chatml template needs the control tokens <|im_start|> and <|im_end|>, which "
-                            "this model has not; "
-                            "choose another template in its card");
+    while (s.len && strchr(" \t\n\v\f\r", s.p[s.len - 1]) && s.p[s.len - 1])
+        s.len--;
+    while (s.len && strchr(" \t\n\v\f\r", *s.p) && *s.p) {
+        s.p++;
+        s.len--;
+    }
+    return s;
+}
+
+static void open_turn(struct render *r, const struct turn_style *style, const char *role)
+{
+    put_id(r, control(r->t, style->start));
+    put_text(r, cairn_str_of(strcmp(role, "assistant") == 0 ? style->assistant : role));
+    if (style->middle)
+        put_id(r, control(r->t, style->middle));
+    put_text(r, cairn_str_of(style->gap));
+}
+
+static void render_turns(struct render *r, enum chat_template tmpl, const struct chat_message *m, size_t n)
+{
+    const struct turn_style *style = &turn_styles[tmpl];
+    bool opened = false; /* by the system's words */
+    if (control(r->t, style->start) < 0 || control(r->t, style->end) < 0 ||
+        (style->middle && control(r->t, style->middle) < 0)) {
+        r->err = cairn_fail(
+            r->why, CAIRN_ESTATE,
+            "the %s template needs the control tokens %s, %s and %s, which this model has not; "
+            "choose another template in its card",
+            chat_template_name(tmpl), style->start, style->middle ? style->middle : style->end, style->end);
         return;
     }
     for (size_t i = 0; i < n; i++) {
-        put_id(r, start);
-        put_text(r, cairn_str_of(m[i].role));
-        put_text(r, cairn_str_of("\n"));
-        put_text(r, m[i].content);
-        put_id(r, end);
-        put_text(r, cairn_str_of("\n"));
+        struct cairn_str content = style->flags & TRIM ? trimmed(m[i].content) : m[i].content;
+        bool system = (style->flags & SYSTEM_IN_USER) && strcmp(m[i].role, "system") == 0;
+        if (system && (i > 0 || n < 2 || strcmp(m[1].role, "user") != 0)) {
+            r->err =
+                cairn_fail(r->why, CAIRN_EINVAL,
+                           "%s takes one system message, the first, before a user message; message %zu is "
+                           "another",
+                           chat_template_name(tmpl), i);
+            return;
+        }
+        if (!opened)
+            open_turn(r, style, system ? "user" : m[i].role);
+        put_text(r, content);
+        opened = system;
+        if (system) {
+            put_text(r, cairn_str_of("\n\n"));
+            continue;
+        }
+        put_id(r, control(r->t, style->end));
+        put_text(r, cairn_str_of(style->after));
     }
-    put_id(r, start);
-    put_text(r, cairn_str_of("assistant\n"));
+    open_turn(r, style, "assistant");
+    for (int i = 0; i < 2 && (style->flags & NO_THOUGHTS); i++) {
+        const char *name = i ? "</think>" : "<think>";
+        if (control(r->t, name) >= 0)
+            put_id(r, control(r->t, name));
+        else
+            put_text(r, cairn_str_of(name));
+        put_text(r, cairn_str_of("\n\n"));
+    }
     flush_text(r);
 }
 
@@ -219,19 +295,19 @@ enum cairn_err chat_encode(const struct tokenizer *t, enum chat_template tmpl, c
             return cairn_fail(why, CAIRN_EINVAL,
                               "roles are system, user and assistant: message %zu has '%.32s'", i,
                               m[i].role ? m[i].role : "none");
-    if (tmpl != CHAT_CHATML && tmpl != CHAT_MISTRAL_V1 && tmpl != CHAT_MISTRAL_V3)
+    if (tmpl == CHAT_NONE)
         return cairn_fail(
             why, CAIRN_ESTATE,
-            "this model has no chat template that is known here (chatml, mistral-v1, mistral-v3); "
-            "name one as \"template\" in its card.json");
+            "this model has no chat template that is known here (chatml, mistral-v1, mistral-v3, "
+            "qwen3, llama-3, gemma); name one as \"template\" in its card.json");
     struct render r = {.t = t, .why = why};
     cairn_buf_init(&r.text, TOKENIZER_TEXT_MAX);
     if (t->model != TOKENIZER_WORDPIECE)
         put_id(&r, t->head); /* bos, where the model wants it; nothing later adds another */
-    if (tmpl == CHAT_CHATML)
-        render_chatml(&r, m, n_messages);
-    else
+    if (tmpl == CHAT_MISTRAL_V1 || tmpl == CHAT_MISTRAL_V3)
         render_mistral(&r, m, n_messages, tmpl == CHAT_MISTRAL_V3);
+    else
+        render_turns(&r, tmpl, m, n_messages);
     cairn_buf_release(&r.text);
     if (!r.err && r.l.failed)
         r.err = tokenizer_out_of_memory(why);

@@ -219,10 +219,13 @@ static void rows_embed(void *ctx, size_t begin, size_t end, unsigned worker)
     struct decoder *d = st->d;
     for (size_t r = begin; r < end; r++) {
         weight_row(&d->embedding, (size_t)d->rows[r].token, d->x + r * d->n_embd);
-        for (uint32_t i = 0; i < d->n_rope / 2; i++) {
+        for (uint32_t i = 0; i < d->n_embd && d->arch->scale_embedding; i++)
+            d->x[r * d->n_embd + i] *= sqrtf((float)d->n_embd);
+        size_t n_angles = d->n_rope / 2 * rope_sets(d);
+        for (size_t i = 0; i < n_angles; i++) {
             double angle = (double)d->rows[r].position * d->rope_step[i];
-            d->cosine[r * (d->n_rope / 2) + i] = (float)cos(angle);
-            d->sine[r * (d->n_rope / 2) + i] = (float)sin(angle);
+            d->cosine[r * n_angles + i] = (float)cos(angle);
+            d->sine[r * n_angles + i] = (float)sin(angle);
         }
     }
 }
@@ -236,31 +239,68 @@ static void rows_norm(void *ctx, size_t begin, size_t end, unsigned worker)
         d->compute.ops->rmsnorm(d->h + r * d->n_embd, d->x + r * d->n_embd, st->norm, d->n_embd, d->eps);
 }
 
+/* Adds d->h, normed by itself, to d->x. */
+static void rows_add_normed(void *ctx, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const struct step *st = ctx;
+    struct decoder *d = st->d;
+    for (size_t r = begin; r < end; r++) {
+        float *h = d->h + r * d->n_embd;
+        d->compute.ops->rmsnorm(h, h, st->norm, d->n_embd, d->eps);
+        d->compute.ops->add(d->x + r * d->n_embd, h, d->n_embd);
+    }
+}
+
+/* x += w in + bias, what is added normed first where the architecture says so. */
+static void add_product(struct step *st, const struct weight *w, const float *bias, const float *in,
+                        const float *post_norm)
+{
+    struct decoder *d = st->d;
+    matmul(st, in,
+           &(struct matmul_job){
+               .w = w, .bias = bias, .y = post_norm ? d->h : d->x, .ld = d->n_embd, .add = !post_norm},
+           1);
+    st->norm = post_norm;
+    if (post_norm)
+        each_row(st, st->n_few + st->n_many, rows_add_normed);
+}
+
+/* One head of queries or keys. */
+static void turn_head(const struct decoder *d, float *x, const float *norm, const float *c, const float *s)
+{
+    if (norm)
+        d->compute.ops->rmsnorm(x, x, norm, d->head_dim, d->eps);
+    d->compute.ops->rope(x, c, s, d->n_rope / 2, d->arch->halves);
+}
+
 static void rows_rope(void *ctx, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const struct step *st = ctx;
     struct decoder *d = st->d;
-    size_t half = d->n_rope / 2;
+    const struct layer *l = &d->layers[st->layer];
+    size_t half = d->n_rope / 2, stride = half * rope_sets(d), set = layer_is_local(d, st->layer) ? half : 0;
     for (size_t r = begin; r < end; r++) {
-        const float *c = d->cosine + r * half, *s = d->sine + r * half;
+        const float *c = d->cosine + r * stride + set, *s = d->sine + r * stride + set;
         float *q = d->q + r * d->n_head * d->head_dim, *k = d->k + r * d->n_kv_head * d->head_dim;
         for (uint32_t h = 0; h < d->n_head; h++)
-            d->compute.ops->rope(q + h * d->head_dim, c, s, half, d->halves);
+            turn_head(d, q + h * d->head_dim, l->q_norm, c, s);
         for (uint32_t h = 0; h < d->n_kv_head; h++)
-            d->compute.ops->rope(k + h * d->head_dim, c, s, half, d->halves);
+            turn_head(d, k + h * d->head_dim, l->k_norm, c, s);
         kv_write(d->kv, d->rows[r].table, st->layer, d->rows[r].position, k,
                  d->v + r * d->n_kv_head * d->head_dim);
     }
 }
 
-static void rows_swiglu(void *ctx, size_t begin, size_t end, unsigned worker)
+static void rows_gate(void *ctx, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const struct step *st = ctx;
     struct decoder *d = st->d;
     for (size_t r = begin; r < end; r++)
-        d->compute.ops->swiglu(d->gate + r * d->n_ff, d->up + r * d->n_ff, d->n_ff);
+        (d->arch->gelu ? d->compute.ops->geglu : d->compute.ops->swiglu)(d->gate + r * d->n_ff,
+                                                                         d->up + r * d->n_ff, d->n_ff);
 }
 
 static void run_layers(struct step *st, size_t n_items)
@@ -284,24 +324,26 @@ static void run_layers(struct step *st, size_t n_items)
         ops_attention(&d->compute, &(struct attention){.kv = d->kv,
                                                        .layer = st->layer,
                                                        .n_head = d->n_head,
-                                                       .window = d->window,
+                                                       .window = layer_window(d, st->layer),
                                                        .items = d->items,
                                                        .n_items = n_items,
                                                        .q = d->q,
                                                        .out = d->mixed});
-        matmul(st, d->mixed,
-               &(struct matmul_job){.w = &l->o, .bias = l->o_bias, .y = d->x, .ld = d->n_embd, .add = true},
-               1);
+        add_product(st, &l->o, l->o_bias, d->mixed, l->attn_post_norm);
         st->norm = l->ffn_norm;
         each_row(st, n, rows_norm);
+        if (l->experts) {
+            decoder_experts(d, l, st->n_few, st->n_many);
+            continue;
+        }
         matmul(st, d->h,
                (struct matmul_job[]){
                    {.w = &l->gate, .y = d->gate, .ld = d->n_ff},
                    {.w = &l->up,   .y = d->up,   .ld = d->n_ff}
         },
                2);
-        each_row(st, n, rows_swiglu);
-        matmul(st, d->gate, &(struct matmul_job){.w = &l->down, .y = d->x, .ld = d->n_embd, .add = true}, 1);
+        each_row(st, n, rows_gate);
+        add_product(st, &l->down, NULL, d->gate, l->ffn_post_norm);
     }
 }
 

@@ -17,14 +17,16 @@ enum {
     FF_MAX = 1 << 20,
     HEAD_DIM_MAX = 1024,
     MISTRAL_V01_WINDOW = 4096,
+    EXPERTS_MAX = 512,
+    GEMMA3_27B_LAYERS = 62,
 };
 
-static enum cairn_err number(const struct decoder *d, const char *arch, const char *key, int64_t fallback,
-                             int64_t min, int64_t max, uint32_t *out, struct cairn_why *why)
+static enum cairn_err number(const struct decoder *d, const char *key, int64_t fallback, int64_t min,
+                             int64_t max, uint32_t *out, struct cairn_why *why)
 {
     char full[160];
     int64_t v = fallback;
-    snprintf(full, sizeof full, "%s.%s", arch, key);
+    snprintf(full, sizeof full, "%s.%s", d->arch->name, key);
     if (!model_file_int(d->file, full, &v) && fallback < 0)
         return cairn_fail(why, CAIRN_ECORRUPT, "%s is missing; the file is not a complete model", full);
     if (v < min || v > max)
@@ -34,11 +36,11 @@ static enum cairn_err number(const struct decoder *d, const char *arch, const ch
     return CAIRN_OK;
 }
 
-static double real(const struct decoder *d, const char *arch, const char *key, double fallback)
+static double real(const struct decoder *d, const char *key, double fallback)
 {
     char full[160];
     double v = fallback;
-    snprintf(full, sizeof full, "%s.%s", arch, key);
+    snprintf(full, sizeof full, "%s.%s", d->arch->name, key);
     return model_file_float(d->file, full, &v) ? v : fallback;
 }
 
@@ -62,13 +64,46 @@ static enum cairn_err matrix(struct decoder *d, struct weight *w, const char *na
     return CAIRN_OK;
 }
 
-/* One-dimensional, as floats; absent is an error unless optional. */
-static enum cairn_err vector(struct decoder *d, float **out, const char *name, uint64_t n, bool optional,
-                             struct cairn_why *why)
+/* The matrices of all experts lie behind each other in one tensor; out[0], out[3], ... */
+static enum cairn_err expert_matrices(struct decoder *d, struct weight *out, const char *name, uint64_t k,
+                                      uint64_t n, struct cairn_why *why)
 {
     const struct model_tensor *t = model_file_tensor(d->file, name);
-    if (!t && optional)
+    if (!t)
+        return cairn_fail(
+            why, CAIRN_ECORRUPT,
+            "tensor %s is missing; a file made before experts were joined must be converted again", name);
+    if (t->n_dims != 3 || t->dims[0] != k || t->dims[1] != n || t->dims[2] != d->n_expert)
+        return cairn_fail(why, CAIRN_ECORRUPT,
+                          "tensor %s is not [%" PRIu64 ", %" PRIu64 ", %u], as the hyper-parameters say",
+                          name, k, n, d->n_expert);
+    for (uint32_t e = 0; e < d->n_expert; e++) {
+        struct weight *w = out + 3 * (size_t)e;
+        weight_init(w, t);
+        w->n = n;
+        w->bytes += (size_t)e * n * w->row_bytes;
+        if (!w->row_bytes || w->row_bytes * n * d->n_expert != t->n_bytes)
+            return cairn_fail(why, CAIRN_ECORRUPT,
+                              "tensor %s: %zu bytes are not %u times %" PRIu64 " rows of %zu", name,
+                              t->n_bytes, d->n_expert, n, w->row_bytes);
+    }
+    d->weight_bytes += t->n_bytes;
+    return CAIRN_OK;
+}
+
+enum presence { MUST, MAY, NEVER };
+
+/* One-dimensional, as floats. A tensor that the architecture does not have is refused: leaving it out would
+ * give wrong answers. */
+static enum cairn_err vector(struct decoder *d, float **out, const char *name, uint64_t n,
+                             enum presence presence, struct cairn_why *why)
+{
+    const struct model_tensor *t = model_file_tensor(d->file, name);
+    if (!t && presence != MUST)
         return CAIRN_OK;
+    if (presence == NEVER)
+        return cairn_fail(why, CAIRN_EUNSUPPORTED, "tensor %s is not known in architecture %s", name,
+                          d->arch->name);
     if (!t)
         return cairn_fail(why, CAIRN_ECORRUPT, "tensor %s is missing; the file is not a complete model",
                           name);
@@ -93,42 +128,52 @@ static bool contains_nocase(struct cairn_str s, const char *part)
     return false;
 }
 
-static enum cairn_err read_hyper(struct decoder *d, const struct model_opts *o, char arch[16],
-                                 struct cairn_why *why)
+static enum cairn_err read_experts(struct decoder *d, struct cairn_why *why)
+{
+    enum cairn_err err;
+    if ((err = number(d, "expert_count", 0, 0, EXPERTS_MAX, &d->n_expert, why)) || !d->n_expert)
+        return err;
+    if (!d->arch->experts)
+        return cairn_fail(why, CAIRN_EUNSUPPORTED,
+                          "%s.expert_count = %u: mixtures of experts are known of llama and qwen3moe",
+                          d->arch->name, d->n_expert);
+    if ((err = number(d, "expert_used_count", -1, 1, d->n_expert, &d->n_expert_used, why)))
+        return err;
+    return number(d, "expert_feed_forward_length", d->n_ff, 1, FF_MAX, &d->n_ff, why);
+}
+
+static enum cairn_err read_hyper(struct decoder *d, const struct model_opts *o, struct cairn_why *why)
 {
     struct cairn_str s = {0};
     if (!model_file_string(d->file, "general.architecture", &s))
         return cairn_fail(why, CAIRN_ECORRUPT, "general.architecture is missing; a decoder is a GGUF file");
-    if (s.len == 5 && !memcmp(s.p, "llama", 5))
-        memcpy(arch, "llama", 6);
-    else if (s.len == 5 && !memcmp(s.p, "qwen2", 5))
-        memcpy(arch, "qwen2", 6);
-    else
-        return cairn_fail(why, CAIRN_EUNSUPPORTED, "architecture %.*s; decoders are llama and qwen2",
-                          (int)(s.len < 64 ? s.len : 64), s.p);
-    d->halves = !strcmp(arch, "qwen2");
+    d->arch = decoder_arch_find(s);
+    if (!d->arch)
+        return cairn_fail(why, CAIRN_EUNSUPPORTED, "architecture %.*s; decoders are %s",
+                          (int)(s.len < 64 ? s.len : 64), s.p, decoder_arch_names());
     const struct model_tensor *embedding = model_file_tensor(d->file, "token_embd.weight");
     if (!embedding || embedding->n_dims != 2 || embedding->dims[1] < 1 || embedding->dims[1] > INT32_MAX)
         return cairn_fail(why, CAIRN_ECORRUPT, "tensor token_embd.weight is missing or not a matrix");
     d->n_vocab = (uint32_t)embedding->dims[1];
-    uint32_t context = 0, value_length = 0, experts = 0;
+    uint32_t context = 0, value_length = 0;
     enum cairn_err err;
-    if ((err = number(d, arch, "block_count", -1, 1, LAYERS_MAX, &d->n_layer, why)) ||
-        (err = number(d, arch, "embedding_length", -1, 1, EMBD_MAX, &d->n_embd, why)) ||
-        (err = number(d, arch, "feed_forward_length", -1, 1, FF_MAX, &d->n_ff, why)) ||
-        (err = number(d, arch, "attention.head_count", -1, 1, HEADS_MAX, &d->n_head, why)) ||
-        (err = number(d, arch, "attention.head_count_kv", d->n_head, 1, HEADS_MAX, &d->n_kv_head, why)) ||
-        (err = number(d, arch, "attention.key_length", d->n_embd / d->n_head, 2, HEAD_DIM_MAX, &d->head_dim,
-                      why)) ||
-        (err = number(d, arch, "attention.value_length", d->head_dim, 2, HEAD_DIM_MAX, &value_length, why)) ||
-        (err = number(d, arch, "rope.dimension_count", d->head_dim, 2, d->head_dim, &d->n_rope, why)) ||
-        (err = number(d, arch, "context_length", -1, 1, 1 << 30, &context, why)) ||
-        (err = number(d, arch, "expert_count", 0, 0, 1 << 16, &experts, why)) ||
-        (err = number(d, arch, "attention.sliding_window", 0, 0, 1 << 30, &d->window, why)))
+    if ((err = number(d, "block_count", -1, 1, LAYERS_MAX, &d->n_layer, why)) ||
+        (err = number(d, "embedding_length", -1, 1, EMBD_MAX, &d->n_embd, why)) ||
+        (err = number(d, "feed_forward_length", -1, 1, FF_MAX, &d->n_ff, why)) ||
+        (err = number(d, "attention.head_count", -1, 1, HEADS_MAX, &d->n_head, why)) ||
+        (err = number(d, "attention.head_count_kv", d->n_head, 1, HEADS_MAX, &d->n_kv_head, why)) ||
+        (err =
+             number(d, "attention.key_length", d->n_embd / d->n_head, 2, HEAD_DIM_MAX, &d->head_dim, why)) ||
+        (err = number(d, "attention.value_length", d->head_dim, 2, HEAD_DIM_MAX, &value_length, why)) ||
+        (err = number(d, "rope.dimension_count", d->head_dim, 2, d->head_dim, &d->n_rope, why)) ||
+        (err = number(d, "context_length", -1, 1, 1 << 30, &context, why)) ||
+        (err = number(d, "attention.sliding_window", 0, 0, 1 << 30, &d->window, why)) ||
+        (err = read_experts(d, why)))
         return err;
-    if (experts)
-        return cairn_fail(why, CAIRN_EUNSUPPORTED,
-                          "%s.expert_count = %u: mixtures of experts are not supported", arch, experts);
+    d->local_every = d->arch->local_every;
+    if (d->local_every && (err = number(d, "attention.sliding_window_pattern", d->local_every, 1, LAYERS_MAX,
+                                        &d->local_every, why)))
+        return err;
     if (d->n_head % d->n_kv_head)
         return cairn_fail(why, CAIRN_ECORRUPT, "%u heads do not share %u key-value heads evenly", d->n_head,
                           d->n_kv_head);
@@ -139,10 +184,10 @@ static enum cairn_err read_hyper(struct decoder *d, const struct model_opts *o, 
             value_length, d->n_rope);
     if (d->n_embd % d->n_head && d->head_dim == d->n_embd / d->n_head)
         return cairn_fail(why, CAIRN_ECORRUPT, "width %u is not divided by %u heads", d->n_embd, d->n_head);
-    double eps = real(d, arch, "attention.layer_norm_rms_epsilon", 1e-5);
+    double eps = real(d, "attention.layer_norm_rms_epsilon", 1e-5);
     if (!(eps > 0 && eps < 1))
         return cairn_fail(why, CAIRN_ECORRUPT, "%s.attention.layer_norm_rms_epsilon = %g is not in (0, 1)",
-                          arch, eps);
+                          d->arch->name, eps);
     d->eps = (float)eps;
     if (o->n_ctx > context || o->n_ctx > N_CTX_MAX)
         return cairn_fail(why, CAIRN_EINVAL, "n_ctx %u: the model was trained for %u; ask for at most that",
@@ -158,38 +203,78 @@ static enum cairn_err read_hyper(struct decoder *d, const struct model_opts *o, 
     return CAIRN_OK;
 }
 
-static enum cairn_err read_rope(struct decoder *d, const char *arch, struct cairn_why *why)
+static enum cairn_err read_rope(struct decoder *d, struct cairn_why *why)
 {
-    double base = real(d, arch, "rope.freq_base", 10000.0), factor = real(d, arch, "rope.scale_linear", 1.0);
+    double base = real(d, "rope.freq_base", 10000.0), factor = real(d, "rope.scale_linear", 1.0),
+           local = real(d, "rope.freq_base_swa", d->arch->local_base);
     char key[64];
     struct cairn_str kind = {0};
-    snprintf(key, sizeof key, "%s.rope.scaling.type", arch);
+    snprintf(key, sizeof key, "%s.rope.scaling.type", d->arch->name);
     if (model_file_string(d->file, key, &kind) && !(kind.len == 4 && !memcmp(kind.p, "none", 4))) {
         if (kind.len != 6 || memcmp(kind.p, "linear", 6))
             return cairn_fail(why, CAIRN_EUNSUPPORTED, "%s = %.*s; none and linear are supported", key,
                               (int)(kind.len < 64 ? kind.len : 64), kind.p);
-        factor = real(d, arch, "rope.scaling.factor", factor);
+        factor = real(d, "rope.scaling.factor", factor);
     }
-    if (!(base > 0 && base < 1e15) || !(factor > 0 && factor < 1e6))
+    if (!(base > 0 && base < 1e15) || (d->local_every && !(local > 0 && local < 1e15)) ||
+        !(factor > 0 && factor < 1e6))
         return cairn_fail(why, CAIRN_ECORRUPT, "rope base %g or scaling factor %g is out of range", base,
                           factor);
     float *divide = NULL;
-    enum cairn_err err = vector(d, &divide, "rope_freqs.weight", d->n_rope / 2, true, why);
+    enum cairn_err err = vector(d, &divide, "rope_freqs.weight", d->n_rope / 2, MAY, why);
     if (err)
         return err;
-    d->rope_step = cairn_calloc(d->n_rope / 2, sizeof *d->rope_step);
+    d->rope_step = cairn_calloc(d->n_rope / 2 * rope_sets(d), sizeof *d->rope_step);
     if (!d->rope_step) {
         cairn_free(divide);
         return cairn_fail(why, CAIRN_ENOMEM, "rope frequencies");
     }
     for (uint32_t i = 0; i < d->n_rope / 2; i++) {
         d->rope_step[i] = pow(base, -2.0 * i / d->n_rope) / factor / (divide ? (double)divide[i] : 1.0);
+        if (d->local_every)
+            d->rope_step[d->n_rope / 2 + i] = pow(local, -2.0 * i / d->n_rope);
         if (!isfinite(d->rope_step[i]))
             err = cairn_fail(why, CAIRN_ECORRUPT,
                              "tensor rope_freqs.weight has a factor that gives no frequency");
     }
     cairn_free(divide);
     return err;
+}
+
+static enum cairn_err read_layer_dense(struct decoder *d, uint32_t i, struct cairn_why *why)
+{
+    struct layer *l = &d->layers[i];
+    enum cairn_err err;
+    char name[64];
+    snprintf(name, sizeof name, "blk.%u.ffn_gate.weight", i);
+    if ((err = matrix(d, &l->gate, name, d->n_embd, d->n_ff, why)))
+        return err;
+    snprintf(name, sizeof name, "blk.%u.ffn_up.weight", i);
+    if ((err = matrix(d, &l->up, name, d->n_embd, d->n_ff, why)))
+        return err;
+    snprintf(name, sizeof name, "blk.%u.ffn_down.weight", i);
+    return matrix(d, &l->down, name, d->n_ff, d->n_embd, why);
+}
+
+static enum cairn_err read_layer_experts(struct decoder *d, uint32_t i, struct cairn_why *why)
+{
+    struct layer *l = &d->layers[i];
+    enum cairn_err err;
+    char name[64];
+    l->experts = cairn_calloc(d->n_expert, 3 * sizeof *l->experts);
+    if (!l->experts)
+        return cairn_fail(why, CAIRN_ENOMEM, "%u experts", d->n_expert);
+    snprintf(name, sizeof name, "blk.%u.ffn_gate_inp.weight", i);
+    if ((err = matrix(d, &l->router, name, d->n_embd, d->n_expert, why)))
+        return err;
+    snprintf(name, sizeof name, "blk.%u.ffn_gate_exps.weight", i);
+    if ((err = expert_matrices(d, l->experts, name, d->n_embd, d->n_ff, why)))
+        return err;
+    snprintf(name, sizeof name, "blk.%u.ffn_up_exps.weight", i);
+    if ((err = expert_matrices(d, l->experts + 1, name, d->n_embd, d->n_ff, why)))
+        return err;
+    snprintf(name, sizeof name, "blk.%u.ffn_down_exps.weight", i);
+    return expert_matrices(d, l->experts + 2, name, d->n_ff, d->n_embd, why);
 }
 
 static enum cairn_err read_layer(struct decoder *d, uint32_t i, struct cairn_why *why)
@@ -201,26 +286,28 @@ static enum cairn_err read_layer(struct decoder *d, uint32_t i, struct cairn_why
         const char *name;
         uint64_t k, n;
     } matrices[] = {
-        {&l->q,    "attn_q",      d->n_embd, q_dim    },
-        {&l->k,    "attn_k",      d->n_embd, kv_dim   },
-        {&l->v,    "attn_v",      d->n_embd, kv_dim   },
-        {&l->o,    "attn_output", q_dim,     d->n_embd},
-        {&l->gate, "ffn_gate",    d->n_embd, d->n_ff  },
-        {&l->up,   "ffn_up",      d->n_embd, d->n_ff  },
-        {&l->down, "ffn_down",    d->n_ff,   d->n_embd},
+        {&l->q, "attn_q",      d->n_embd, q_dim    },
+        {&l->k, "attn_k",      d->n_embd, kv_dim   },
+        {&l->v, "attn_v",      d->n_embd, kv_dim   },
+        {&l->o, "attn_output", q_dim,     d->n_embd},
     };
+    const enum presence qk = d->arch->qk_norm ? MUST : NEVER, post = d->arch->post_norms ? MUST : NEVER;
     const struct {
         float **v;
         const char *name;
         uint64_t n;
-        bool optional;
+        enum presence presence;
     } vectors[] = {
-        {&l->attn_norm, "attn_norm.weight", d->n_embd, false},
-        {&l->ffn_norm,  "ffn_norm.weight",  d->n_embd, false},
-        {&l->q_bias,    "attn_q.bias",      q_dim,     true },
-        {&l->k_bias,    "attn_k.bias",      kv_dim,    true },
-        {&l->v_bias,    "attn_v.bias",      kv_dim,    true },
-        {&l->o_bias,    "attn_output.bias", d->n_embd, true },
+        {&l->attn_norm,      "attn_norm.weight",           d->n_embd,   MUST},
+        {&l->ffn_norm,       "ffn_norm.weight",            d->n_embd,   MUST},
+        {&l->q_bias,         "attn_q.bias",                q_dim,       MAY },
+        {&l->k_bias,         "attn_k.bias",                kv_dim,      MAY },
+        {&l->v_bias,         "attn_v.bias",                kv_dim,      MAY },
+        {&l->o_bias,         "attn_output.bias",           d->n_embd,   MAY },
+        {&l->q_norm,         "attn_q_norm.weight",         d->head_dim, qk  },
+        {&l->k_norm,         "attn_k_norm.weight",         d->head_dim, qk  },
+        {&l->attn_post_norm, "post_attention_norm.weight", d->n_embd,   post},
+        {&l->ffn_post_norm,  "post_ffw_norm.weight",       d->n_embd,   post},
     };
     char name[64];
     for (size_t j = 0; j < sizeof matrices / sizeof matrices[0]; j++) {
@@ -231,18 +318,22 @@ static enum cairn_err read_layer(struct decoder *d, uint32_t i, struct cairn_why
     }
     for (size_t j = 0; j < sizeof vectors / sizeof vectors[0]; j++) {
         snprintf(name, sizeof name, "blk.%u.%s", i, vectors[j].name);
-        enum cairn_err err = vector(d, vectors[j].v, name, vectors[j].n, vectors[j].optional, why);
+        enum cairn_err err = vector(d, vectors[j].v, name, vectors[j].n, vectors[j].presence, why);
         if (err)
             return err;
     }
-    return CAIRN_OK;
+    /* Gemma 3 27B scales its scores by the width of a head of the residual stream, not by the head's own. */
+    double scale = sqrt((double)d->head_dim * d->n_head / d->n_embd);
+    for (uint32_t j = 0; d->arch->scale_embedding && d->n_layer == GEMMA3_27B_LAYERS && j < d->head_dim; j++)
+        l->q_norm[j] = (float)(l->q_norm[j] * scale);
+    return d->n_expert ? read_layer_experts(d, i, why) : read_layer_dense(d, i, why);
 }
 
 static enum cairn_err read_weights(struct decoder *d, struct cairn_why *why)
 {
     enum cairn_err err = matrix(d, &d->embedding, "token_embd.weight", d->n_embd, d->n_vocab, why);
     if (!err)
-        err = vector(d, &d->output_norm, "output_norm.weight", d->n_embd, false, why);
+        err = vector(d, &d->output_norm, "output_norm.weight", d->n_embd, MUST, why);
     d->output = d->embedding; /* tied */
     if (!err && model_file_tensor(d->file, "output.weight"))
         err = matrix(d, &d->output, "output.weight", d->n_embd, d->n_vocab, why);
@@ -278,8 +369,19 @@ static enum cairn_err make_room(struct decoder *d, const struct model_opts *o, s
     d->mixed = floats(DECODER_ROWS_MAX, q_dim);
     d->gate = floats(DECODER_ROWS_MAX, d->n_ff);
     d->up = floats(DECODER_ROWS_MAX, d->n_ff);
-    d->cosine = floats(DECODER_ROWS_MAX, d->n_rope / 2);
-    d->sine = floats(DECODER_ROWS_MAX, d->n_rope / 2);
+    d->cosine = floats(DECODER_ROWS_MAX, d->n_rope / 2 * rope_sets(d));
+    d->sine = floats(DECODER_ROWS_MAX, d->n_rope / 2 * rope_sets(d));
+    if (d->n_expert) {
+        struct decoder_moe *m = &d->moe;
+        m->logits = floats(DECODER_ROWS_MAX, d->n_expert);
+        m->shares = floats(DECODER_ROWS_MAX, d->n_expert_used);
+        m->in = floats(DECODER_ROWS_MAX, d->n_embd);
+        m->out = floats(DECODER_ROWS_MAX, d->n_embd);
+        m->chosen = cairn_calloc((size_t)DECODER_ROWS_MAX * d->n_expert_used, sizeof *m->chosen);
+        m->from = cairn_calloc((size_t)DECODER_ROWS_MAX * d->n_expert_used, sizeof *m->from);
+        if (!m->logits || !m->shares || !m->in || !m->out || !m->chosen || !m->from)
+            return cairn_fail(why, CAIRN_ENOMEM, "rows of %u experts", d->n_expert);
+    }
     if (!d->x || !d->h || !d->q || !d->k || !d->v || !d->mixed || !d->gate || !d->up || !d->cosine ||
         !d->sine)
         return cairn_fail(why, CAIRN_ENOMEM, "activations for %d tokens of width %u", DECODER_ROWS_MAX,
@@ -305,7 +407,6 @@ static enum cairn_err open_path(struct decoder **out, const char *path, const ch
                                 const struct model_opts *o, struct cairn_why *why)
 {
     static const struct model_opts defaults;
-    char arch[16] = "";
     *out = NULL;
     o = o ? o : &defaults;
     struct decoder *d = cairn_calloc(1, sizeof *d);
@@ -322,9 +423,9 @@ static enum cairn_err open_path(struct decoder **out, const char *path, const ch
         err = cairn_fail(why, CAIRN_ENOMEM, "decoder name");
         goto done;
     }
-    if ((err = model_file_open(&d->file, path, why)) || (err = read_hyper(d, o, arch, why)) ||
-        (err = read_rope(d, arch, why)) || (err = read_weights(d, why)) ||
-        (err = decoder_kv_open(d, o, why)) || (err = make_room(d, o, why)))
+    if ((err = model_file_open(&d->file, path, why)) || (err = read_hyper(d, o, why)) ||
+        (err = read_rope(d, why)) || (err = read_weights(d, why)) || (err = decoder_kv_open(d, o, why)) ||
+        (err = make_room(d, o, why)))
         goto done;
     struct cairn_str kind = {0};
     bool has_tokenizer = model_file_string(d->file, "tokenizer.ggml.model", &kind) &&
@@ -373,13 +474,18 @@ void decoder_close(struct decoder *d)
         return;
     for (uint32_t i = 0; d->layers && i < d->n_layer; i++) {
         struct layer *l = &d->layers[i];
-        float *vectors[] = {l->attn_norm, l->ffn_norm, l->q_bias, l->k_bias, l->v_bias, l->o_bias};
+        float *vectors[] = {l->attn_norm, l->ffn_norm, l->q_bias, l->k_bias,         l->v_bias,
+                            l->o_bias,    l->q_norm,   l->k_norm, l->attn_post_norm, l->ffn_post_norm};
         for (size_t j = 0; j < sizeof vectors / sizeof vectors[0]; j++)
             cairn_free(vectors[j]);
+        cairn_free(l->experts);
     }
     cairn_free(d->layers);
-    float *rooms[] = {d->output_norm, d->x,    d->h,  d->q,      d->k,   d->v,
-                      d->mixed,       d->gate, d->up, d->cosine, d->sine};
+    cairn_free(d->moe.chosen);
+    cairn_free(d->moe.from);
+    float *rooms[] = {d->output_norm, d->x,          d->h,          d->q,      d->k,
+                      d->v,           d->mixed,      d->gate,       d->up,     d->cosine,
+                      d->sine,        d->moe.logits, d->moe.shares, d->moe.in, d->moe.out};
     for (size_t j = 0; j < sizeof rooms / sizeof rooms[0]; j++)
         cairn_free(rooms[j]);
     cairn_free(d->rope_step);

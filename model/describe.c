@@ -1,4 +1,5 @@
 /* describe.c - a model file as JSON for `cairn model inspect`. */
+#include "decoder_arch.h"
 #include "file.h"
 
 #include <jansson.h>
@@ -118,8 +119,7 @@ static json_t *memory_json(const struct model_file *f, struct cairn_str arch, ui
             key = hyper(f, arch, "attention.key_length"), value = hyper(f, arch, "attention.value_length"),
             context = hyper(f, arch, "context_length");
     json_t *o = json_pack("{s:I}", "weights_bytes", (json_int_t)weights);
-    bool decoder = (arch.len == 5 && memcmp(arch.p, "llama", 5) == 0) ||
-                   (arch.len == 5 && memcmp(arch.p, "qwen2", 5) == 0);
+    bool decoder = decoder_arch_find(arch) != NULL;
     if (!decoder || layers < 1 || heads < 1 || width < 1)
         return o;
     /* the ranges that file.c checked keep this far from overflow */

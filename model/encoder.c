@@ -1,5 +1,6 @@
 /* encoder.c - the BERT family: embedders (mean or [CLS] pooling) and pair models (pooler and classifier),
- * from safetensors with the names of the original, or from GGUF (architecture bert).
+ * from safetensors with the names of the original, or from GGUF (architecture bert); and nomic-bert, which
+ * turns queries and keys instead of adding positions, has a SiLU gate and no biases.
  *
  * No padding: the tokens of all sequences of a batch are the rows of one matrix, so products run on [tokens,
  * dim] and only attention looks at where a sequence begins and ends. Weights are packed once at open when the
@@ -36,20 +37,20 @@ struct dense {
     float *b;
 };
 struct layer {
-    struct dense q, k, v, o, up, down;
+    struct dense q, k, v, o, gate, up, down; /* gate: rotary models */
     struct norm attn_norm, out_norm;
 };
 
 /* Where a batch is computed. */
 struct room {
     struct compute compute;
-    float *x, *q, *k, *v, *mixed, *inner, *pooled, *pooled2;
+    float *x, *q, *k, *v, *mixed, *inner, *gate, *pooled, *pooled2; /* gate: rotary */
     float *heads; /* per worker: keys (turned) and values of one head of one sequence */
 };
 
 struct encoder {
     pthread_mutex_t lock;
-    bool lock_ready, normalize;
+    bool lock_ready, normalize, rotary;
     enum encoder_pooling pooling;
     struct model_file *file;
     struct tokenizer *tokenizer;
@@ -58,6 +59,7 @@ struct encoder {
     int32_t cls, sep;
     float eps;
     struct weight words, positions, types;
+    float *cosine, *sine; /* OWNED, rotary: [max_tokens][head_dim / 2] */
     struct norm embedding_norm;
     struct layer *layers;
     struct dense pooler, classifier; /* w.bytes NULL: none */
@@ -78,29 +80,36 @@ enum part {
     ATTN_Q,
     ATTN_K,
     ATTN_V,
+    ATTN_QKV,
     ATTN_O,
     ATTN_NORM,
     FFN_UP,
+    FFN_GATE,
     FFN_DOWN,
     OUT_NORM,
     POOLER,
     CLASSIFIER
 };
-static const char *const names[][2] = {
-    [WORDS] = {"embeddings.word_embeddings",                  "token_embd"              },
-    [POSITIONS] = {"embeddings.position_embeddings",              "position_embd"           },
-    [TYPES] = {"embeddings.token_type_embeddings",            "token_types"             },
-    [EMB_NORM] = {"embeddings.LayerNorm",                        "token_embd_norm"         },
-    [ATTN_Q] = {"encoder.layer.%u.attention.self.query",       "blk.%u.attn_q"           },
-    [ATTN_K] = {"encoder.layer.%u.attention.self.key",         "blk.%u.attn_k"           },
-    [ATTN_V] = {"encoder.layer.%u.attention.self.value",       "blk.%u.attn_v"           },
-    [ATTN_O] = {"encoder.layer.%u.attention.output.dense",     "blk.%u.attn_output"      },
-    [ATTN_NORM] = {"encoder.layer.%u.attention.output.LayerNorm", "blk.%u.attn_output_norm" },
-    [FFN_UP] = {"encoder.layer.%u.intermediate.dense",         "blk.%u.ffn_up"           },
-    [FFN_DOWN] = {"encoder.layer.%u.output.dense",               "blk.%u.ffn_down"         },
-    [OUT_NORM] = {"encoder.layer.%u.output.LayerNorm",           "blk.%u.layer_output_norm"},
-    [POOLER] = {"pooler.dense",                                "cls"                     },
-    [CLASSIFIER] = {"classifier",                                  "cls.output"              },
+static const char *const names[][3] = {
+  /* of the original, in GGUF, of nomic-bert where they differ; "": never there */
+    [WORDS] = {"embeddings.word_embeddings",                  "token_embd",               ""                           },
+    [POSITIONS] = {"embeddings.position_embeddings",              "position_embd",            ""                           },
+    [TYPES] = {"embeddings.token_type_embeddings",            "token_types",              ""                           },
+    [EMB_NORM] = {"embeddings.LayerNorm",                        "token_embd_norm",          "emb_ln"                     },
+    [ATTN_Q] = {"encoder.layer.%u.attention.self.query",       "blk.%u.attn_q",            ""                           },
+    [ATTN_K] = {"encoder.layer.%u.attention.self.key",         "blk.%u.attn_k",            ""                           },
+    [ATTN_V] = {"encoder.layer.%u.attention.self.value",       "blk.%u.attn_v",            ""                           },
+    [ATTN_QKV] = {"",                                            "blk.%u.attn_qkv",          "encoder.layers.%u.attn.Wqkv"},
+    [ATTN_O] = {"encoder.layer.%u.attention.output.dense",     "blk.%u.attn_output",
+               "encoder.layers.%u.attn.out_proj"                                                                       },
+    [ATTN_NORM] = {"encoder.layer.%u.attention.output.LayerNorm", "blk.%u.attn_output_norm",
+               "encoder.layers.%u.norm1"                                                                               },
+    [FFN_UP] = {"encoder.layer.%u.intermediate.dense",         "blk.%u.ffn_up",            "encoder.layers.%u.mlp.fc11" },
+    [FFN_GATE] = {"",                                            "blk.%u.ffn_gate",          "encoder.layers.%u.mlp.fc12" },
+    [FFN_DOWN] = {"encoder.layer.%u.output.dense",               "blk.%u.ffn_down",          "encoder.layers.%u.mlp.fc2"  },
+    [OUT_NORM] = {"encoder.layer.%u.output.LayerNorm",           "blk.%u.layer_output_norm", "encoder.layers.%u.norm2"    },
+    [POOLER] = {"pooler.dense",                                "cls",                      ""                           },
+    [CLASSIFIER] = {"classifier",                                  "cls.output",               ""                           },
 };
 
 #pragma GCC diagnostic push
@@ -110,15 +119,15 @@ static const struct model_tensor *find(const struct encoder *e, enum part part, 
                                        const char *what, char full[128])
 {
     const struct model_tensor *t = NULL;
-    for (int form = 0; form < 3 && !t; form++) {
+    for (int form = 0; form < 4 && !t; form++) {
         char name[96];
-        snprintf(name, sizeof name, names[part][form == 2], layer);
+        snprintf(name, sizeof name, names[part][form < 2 ? 0 : form - 1], layer);
         snprintf(full, 128, "%s%s.%s", form == 1 ? "bert." : "", name, what);
         t = model_file_tensor(e->file, full);
     }
     if (!t) {
         char name[96];
-        snprintf(name, sizeof name, names[part][0], layer);
+        snprintf(name, sizeof name, names[part][e->rotary && *names[part][2] ? 2 : 0], layer);
         snprintf(full, 128, "%s.%s", name, what);
     }
     return t;
@@ -167,7 +176,7 @@ static enum cairn_err read_dense(struct encoder *e, struct dense *d, enum part p
                                  uint64_t k, uint64_t n, struct cairn_why *why)
 {
     enum cairn_err err = matrix(e, &d->w, part, layer, k, n, why);
-    return err ? err : vector(e, &d->b, part, layer, "bias", n, why);
+    return err || e->rotary ? err : vector(e, &d->b, part, layer, "bias", n, why);
 }
 static enum cairn_err read_norm(struct encoder *e, struct norm *n, enum part part, uint32_t layer,
                                 struct cairn_why *why)
@@ -176,11 +185,61 @@ static enum cairn_err read_norm(struct encoder *e, struct norm *n, enum part par
     return err ? err : vector(e, &n->b, part, layer, "bias", e->dim, why);
 }
 
+/* Queries, keys and values of a rotary model lie in one matrix, in that order. */
+static enum cairn_err read_qkv(struct encoder *e, struct layer *l, uint32_t i, struct cairn_why *why)
+{
+    enum cairn_err err;
+    if (!e->rotary) {
+        if ((err = read_dense(e, &l->q, ATTN_Q, i, e->dim, e->dim, why)) ||
+            (err = read_dense(e, &l->k, ATTN_K, i, e->dim, e->dim, why)))
+            return err;
+        return read_dense(e, &l->v, ATTN_V, i, e->dim, e->dim, why);
+    }
+    struct dense *parts[] = {&l->q, &l->k, &l->v};
+    for (size_t j = 0; j < 3; j++) {
+        struct weight *w = &parts[j]->w;
+        if ((err = matrix(e, w, ATTN_QKV, i, e->dim, 3 * (uint64_t)e->dim, why)))
+            return err;
+        w->bytes += j * e->dim * w->row_bytes;
+        w->n = e->dim;
+    }
+    return read_dense(e, &l->gate, FFN_GATE, i, e->dim, e->n_ff, why);
+}
+
+/* The file's own number for a key of its architecture. */
+static const char *gguf_key(const struct encoder *e, const char *key, char full[64])
+{
+    snprintf(full, 64, "%s.%s", e->rotary ? "nomic-bert" : "bert", key);
+    return full;
+}
+
+static enum cairn_err read_rotary(struct encoder *e, struct cairn_why *why)
+{
+    char key[64];
+    double base = 1000.0;
+    size_t half = e->head_dim / 2;
+    (void)model_file_float(e->file, gguf_key(e, "rope.freq_base", key), &base);
+    if (!(base > 0 && base < 1e15) || e->head_dim % 2)
+        return cairn_fail(why, CAIRN_ECORRUPT, "rope base %g or head width %u cannot be turned", base,
+                          e->head_dim);
+    e->cosine = cairn_reallocarray(NULL, e->max_tokens * half, sizeof *e->cosine);
+    e->sine = cairn_reallocarray(NULL, e->max_tokens * half, sizeof *e->sine);
+    if (!e->cosine || !e->sine)
+        return cairn_fail(why, CAIRN_ENOMEM, "angles of %u positions", e->max_tokens);
+    for (size_t i = 0; i < e->max_tokens * half; i++) {
+        double angle = (double)(i / half) * pow(base, -(double)(i % half) / (double)half);
+        e->cosine[i] = (float)cos(angle);
+        e->sine[i] = (float)sin(angle);
+    }
+    return CAIRN_OK;
+}
+
 /* Width, depth and vocabulary come from the tensors, the rest from the card, or from the GGUF file where the
  * card is silent. */
 static enum cairn_err read_hyper(struct encoder *e, const struct model_card *card, struct cairn_why *why)
 {
-    char name[128];
+    char name[128], key[64];
+    e->rotary = find(e, ATTN_QKV, 0, "weight", name) && !find(e, POSITIONS, 0, "weight", name);
     const struct model_tensor *words = find(e, WORDS, 0, "weight", name);
     if (!words || words->n_dims != 2 || !words->dims[0] || words->dims[0] > DIM_MAX || !words->dims[1] ||
         words->dims[1] > INT32_MAX)
@@ -188,7 +247,7 @@ static enum cairn_err read_hyper(struct encoder *e, const struct model_card *car
                           "tensor %s is missing or not a table of words; an encoder is a BERT model", name);
     e->dim = (uint32_t)words->dims[0];
     e->n_vocab = (uint32_t)words->dims[1];
-    while (e->n_layer < LAYERS_MAX && find(e, ATTN_Q, e->n_layer, "weight", name))
+    while (e->n_layer < LAYERS_MAX && find(e, e->rotary ? ATTN_QKV : ATTN_Q, e->n_layer, "weight", name))
         e->n_layer++;
     const struct model_tensor *up = find(e, FFN_UP, 0, "weight", name);
     if (!e->n_layer || !up || up->n_dims != 2 || !up->dims[1] || up->dims[1] > FF_MAX)
@@ -198,10 +257,10 @@ static enum cairn_err read_hyper(struct encoder *e, const struct model_card *car
     int64_t heads = card->n_head, longest = card->max_tokens, pooling = card->pooling;
     double eps = card->layer_norm_eps;
     if (!heads)
-        (void)model_file_int(e->file, "bert.attention.head_count", &heads);
-    if (!(eps > 0) && !model_file_float(e->file, "bert.attention.layer_norm_epsilon", &eps))
+        (void)model_file_int(e->file, gguf_key(e, "attention.head_count", key), &heads);
+    if (!(eps > 0) && !model_file_float(e->file, gguf_key(e, "attention.layer_norm_epsilon", key), &eps))
         eps = 1e-12;
-    if (pooling == POOL_NONE && model_file_int(e->file, "bert.pooling_type", &pooling))
+    if (pooling == POOL_NONE && model_file_int(e->file, gguf_key(e, "pooling_type", key), &pooling))
         pooling = pooling == 4 ? POOL_RANK : pooling;
     if (heads < 1 || heads > e->dim || e->dim % heads || e->dim / heads > HEAD_DIM_MAX)
         return cairn_fail(why, CAIRN_ECORRUPT, "n_head %" PRId64 " does not fit a width of %u; mend the card",
@@ -217,10 +276,10 @@ static enum cairn_err read_hyper(struct encoder *e, const struct model_card *car
     e->pooling = (enum encoder_pooling)pooling;
     enum cairn_err err;
     if ((err = matrix(e, &e->words, WORDS, 0, e->dim, e->n_vocab, why)) ||
-        (err = matrix(e, &e->positions, POSITIONS, 0, e->dim, 0, why)) ||
+        (!e->rotary && (err = matrix(e, &e->positions, POSITIONS, 0, e->dim, 0, why))) ||
         (err = matrix(e, &e->types, TYPES, 0, e->dim, 0, why)))
         return err;
-    e->n_positions = (uint32_t)e->positions.n;
+    e->n_positions = e->rotary ? MAX_TOKENS_MAX : (uint32_t)e->positions.n;
     e->n_types = (uint32_t)e->types.n;
     if (!longest)
         longest = e->n_positions < 512 ? e->n_positions : 512;
@@ -228,7 +287,7 @@ static enum cairn_err read_hyper(struct encoder *e, const struct model_card *car
         return cairn_fail(why, CAIRN_ECORRUPT, "max_tokens %" PRId64 " is not in 4..%u; mend the card",
                           longest, e->n_positions < MAX_TOKENS_MAX ? e->n_positions : MAX_TOKENS_MAX);
     e->max_tokens = (uint32_t)longest;
-    return CAIRN_OK;
+    return e->rotary ? read_rotary(e, why) : CAIRN_OK;
 }
 
 static enum cairn_err read_weights(struct encoder *e, struct cairn_why *why)
@@ -239,10 +298,7 @@ static enum cairn_err read_weights(struct encoder *e, struct cairn_why *why)
         return cairn_fail(why, CAIRN_ENOMEM, "%u layers", e->n_layer);
     for (uint32_t i = 0; i < e->n_layer && !err; i++) {
         struct layer *l = &e->layers[i];
-        if ((err = read_dense(e, &l->q, ATTN_Q, i, e->dim, e->dim, why)) ||
-            (err = read_dense(e, &l->k, ATTN_K, i, e->dim, e->dim, why)) ||
-            (err = read_dense(e, &l->v, ATTN_V, i, e->dim, e->dim, why)) ||
-            (err = read_dense(e, &l->o, ATTN_O, i, e->dim, e->dim, why)) ||
+        if ((err = read_qkv(e, l, i, why)) || (err = read_dense(e, &l->o, ATTN_O, i, e->dim, e->dim, why)) ||
             (err = read_norm(e, &l->attn_norm, ATTN_NORM, i, why)) ||
             (err = read_dense(e, &l->up, FFN_UP, i, e->dim, e->n_ff, why)) ||
             (err = read_dense(e, &l->down, FFN_DOWN, i, e->n_ff, e->dim, why)))
@@ -266,7 +322,7 @@ static float *floats(size_t rows, size_t n)
 
 static void room_release(struct room *r)
 {
-    float *all[] = {r->x, r->q, r->k, r->v, r->mixed, r->inner, r->pooled, r->pooled2, r->heads};
+    float *all[] = {r->x, r->q, r->k, r->v, r->mixed, r->inner, r->gate, r->pooled, r->pooled2, r->heads};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         cairn_free(all[i]);
     compute_release(&r->compute);
@@ -282,7 +338,8 @@ static enum cairn_err room_init(const struct encoder *e, struct room *r, const s
         return err;
     size_t heads = r->compute.n_threads * 2 * r->compute.scores_ld;
     float **rows[] = {&r->x, &r->q, &r->k, &r->v, &r->mixed, &r->pooled, &r->pooled2};
-    bool room = (r->inner = floats(n, e->n_ff)) && (r->heads = floats(heads, e->head_dim));
+    bool room = (r->inner = floats(n, e->n_ff)) && (r->gate = floats(e->rotary ? n : 0, e->n_ff)) &&
+                (r->heads = floats(heads, e->head_dim));
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         room = (*rows[i] = floats(n, e->dim)) && room;
     if (!room)
@@ -312,9 +369,10 @@ static enum cairn_err make_rooms(struct encoder *e, const struct model_opts *o, 
     e->head_floats = 2 * c->scores_ld * e->head_dim;
     for (uint32_t i = 0; i < e->n_layer; i++) {
         struct layer *l = &e->layers[i];
-        struct weight *qkv[] = {&l->q.w, &l->k.w, &l->v.w}, *rest[] = {&l->o.w, &l->up.w, &l->down.w};
-        if (!weights_pack(c, qkv, 3) || !weights_pack(c, &rest[0], 1) || !weights_pack(c, &rest[1], 1) ||
-            !weights_pack(c, &rest[2], 1))
+        struct weight *qkv[] = {&l->q.w, &l->k.w, &l->v.w}, *o[] = {&l->o.w}, *up[] = {&l->up.w, &l->gate.w},
+                      *down[] = {&l->down.w};
+        if (!weights_pack(c, qkv, 3) || !weights_pack(c, o, 1) || !weights_pack(c, up, e->rotary ? 2 : 1) ||
+            !weights_pack(c, down, 1))
             return cairn_fail(why, CAIRN_ENOMEM, "packed weights of layer %u", i);
     }
     /* the head too, so that a pair's logit does not depend on how many pairs are scored with it */
@@ -388,7 +446,7 @@ void encoder_close(struct encoder *e)
         return;
     for (uint32_t i = 0; e->layers && i < e->n_layer; i++) {
         struct layer *l = &e->layers[i];
-        struct dense *all[] = {&l->q, &l->k, &l->v, &l->o, &l->up, &l->down};
+        struct dense *all[] = {&l->q, &l->k, &l->v, &l->o, &l->up, &l->down, &l->gate};
         for (size_t j = 0; j < sizeof all / sizeof all[0]; j++)
             dense_release(all[j]);
         norm_release(&l->attn_norm);
@@ -442,8 +500,10 @@ static void rows_embed(void *ctx, size_t begin, size_t end, unsigned worker)
     for (size_t r = begin; r < end; r++) {
         float *x = b->room->x + r * e->dim, *other = b->room->q + r * e->dim;
         weight_row(&e->words, (size_t)b->ids[r], x);
-        weight_row(&e->positions, b->position[r], other);
-        ops->add(x, other, e->dim);
+        if (!e->rotary) {
+            weight_row(&e->positions, b->position[r], other);
+            ops->add(x, other, e->dim);
+        }
         weight_row(&e->types, b->types ? (size_t)b->types[r] : 0, other);
         ops->add(x, other, e->dim);
         ops->layernorm(x, x, e->embedding_norm.w, e->embedding_norm.b, e->dim, e->eps);
@@ -459,6 +519,52 @@ static void rows_norm(void *ctx, size_t begin, size_t end, unsigned worker)
         float *x = b->room->x + r * e->dim;
         b->room->compute.ops->layernorm(x, x, b->norm->w, b->norm->b, e->dim, e->eps);
     }
+}
+
+/* Rotary models: queries and keys by their position. */
+static void rows_turn(void *ctx, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const struct batch *b = ctx;
+    const struct room *room = b->room;
+    const struct encoder *e = b->e;
+    size_t half = e->head_dim / 2;
+    for (size_t r = begin; r < end; r++)
+        for (size_t at = r * e->dim; at < (r + 1) * e->dim; at += e->head_dim) {
+            const float *c = e->cosine + b->position[r] * half, *s = e->sine + b->position[r] * half;
+            room->compute.ops->rope(room->q + at, c, s, half, true);
+            room->compute.ops->rope(room->k + at, c, s, half, true);
+        }
+}
+
+static void rows_gate(void *ctx, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const struct batch *b = ctx;
+    const struct room *room = b->room;
+    size_t n_ff = b->e->n_ff;
+    for (size_t r = begin; r < end; r++)
+        room->compute.ops->swiglu(room->gate + r * n_ff, room->inner + r * n_ff, n_ff);
+}
+
+/* The feed-forward's inner rows: gelu(up x), or silu(gate x) * (up x). */
+static const float *run_inner(struct batch *b, const struct layer *l)
+{
+    const struct encoder *e = b->e;
+    const struct room *room = b->room;
+    const struct matmul_job jobs[] = {
+        {.w = &l->up.w,
+         .bias = l->up.b,
+         .y = room->inner,
+         .ld = e->n_ff,
+         .act = e->rotary ? ACT_NONE : ACT_GELU},
+        {.w = &l->gate.w, .y = room->gate, .ld = e->n_ff}
+    };
+    ops_matmul(&room->compute, room->x, b->n, jobs, e->rotary ? 2 : 1);
+    if (!e->rotary)
+        return room->inner;
+    cairn_pool_run(room->compute.pool, b->n, ROWS_GRAIN, rows_gate, b);
+    return room->gate;
 }
 
 /* Units are (sequence, head). */
@@ -512,18 +618,16 @@ static void run_batch(struct batch *b)
                        {.w = &l->v.w, .bias = l->v.b, .y = room->v, .ld = dim}
         },
                    3);
+        if (e->rotary)
+            cairn_pool_run(c->pool, n, ROWS_GRAIN, rows_turn, b);
         cairn_pool_run(c->pool, b->n_seqs * e->n_head, 1, heads_attend, b);
         ops_matmul(c, room->mixed, n,
                    &(struct matmul_job){.w = &l->o.w, .bias = l->o.b, .y = room->x, .ld = dim, .add = true},
                    1);
         b->norm = &l->attn_norm;
         cairn_pool_run(c->pool, n, ROWS_GRAIN, rows_norm, b);
-        ops_matmul(c, room->x, n,
-                   &(struct matmul_job){
-                       .w = &l->up.w, .bias = l->up.b, .y = room->inner, .ld = e->n_ff, .act = ACT_GELU},
-                   1);
         ops_matmul(
-            c, room->inner, n,
+            c, run_inner(b, l), n,
             &(struct matmul_job){.w = &l->down.w, .bias = l->down.b, .y = room->x, .ld = dim, .add = true},
             1);
         b->norm = &l->out_norm;

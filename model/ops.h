@@ -20,7 +20,7 @@
 
 #include "kv.h"
 
-#define OPS_ABI 2u
+#define OPS_ABI 3u
 enum {
     OPS_ROWS_FEW = 17,   /* fewer rows: weights are read in place; more: unpacked once for all rows */
     OPS_JOBS_MAX = 4,    /* weights that share one input in one ops_matmul() */
@@ -108,6 +108,7 @@ struct ops {
      * are given. */
     void (*rope)(float *x, const float *cosine, const float *sine, size_t n_pairs, bool halves);
     void (*swiglu)(float *gate, const float *up, size_t n); /* gate = silu(gate) * up */
+    void (*geglu)(float *gate, const float *up, size_t n);  /* gate = gelu(gate) * up, the tanh form */
     void (*gelu)(float *x, size_t n);                       /* the erf form */
     void (*add)(float *y, const float *x, size_t n);        /* y += x */
     void (*half)(uint16_t *out, const float *x, size_t n);  /* kv_half() */

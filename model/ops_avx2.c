@@ -195,6 +195,7 @@ static void fill(void)
     table.rmsnorm = simd_rmsnorm;
     table.layernorm = simd_layernorm;
     table.swiglu = simd_swiglu;
+    table.geglu = simd_geglu;
     table.gelu = simd_gelu;
     table.add = simd_add;
     table.half = simd_half;

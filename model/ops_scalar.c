@@ -128,6 +128,14 @@ static void swiglu(float *gate, const float *up, size_t n)
         gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+static void geglu(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) { /* tanh(z) = 2 sigmoid(2 z) - 1 */
+        float g = gate[i], z = 1.5957691216057308f * (g + 0.044715f * g * g * g);
+        gate[i] = g / (1.0f + expf(-z)) * up[i];
+    }
+}
+
 static void gelu(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -152,6 +160,7 @@ const struct ops ops_scalar = {
     .layernorm = layernorm,
     .rope = rope,
     .swiglu = swiglu,
+    .geglu = geglu,
     .gelu = gelu,
     .add = add,
     .half = kv_half,

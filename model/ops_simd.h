@@ -24,6 +24,17 @@ static void simd_swiglu(float *gate, const float *up, size_t n)
     }
 }
 
+static void simd_geglu(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i += V) {
+        size_t left = n - i < V ? n - i : V;
+        vf g = vf_load_n(gate + i, left), u = vf_load_n(up + i, left);
+        vf z = vf_mul(
+            g, vf_fma(vf_mul(g, g), vf_set(-1.5957691216057308f * 0.044715f), vf_set(-1.5957691216057308f)));
+        vf_store_n(gate + i, left, vf_mul(vf_div(g, vf_add(vf_set(1.0f), vf_exp(z))), u));
+    }
+}
+
 static void simd_gelu(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i += V) {

@@ -9,6 +9,7 @@
  * plain names inside it; numbers have ranges. A directory whose card breaks a rule is left out with a
  * warning, and asking for it by name tells what is wrong. Cards are read once, at open: a registry is
  * immutable, but for model_registry_add. */
+#include "decoder_arch.h"
 #include "file.h"
 
 #include <dirent.h>
@@ -28,7 +29,8 @@ enum {
     CARD_TOKENS_MAX = 1 << 20,
     CARD_HEADS_MAX = 4096,
     COPY_PIECE = 1 << 20,
-    FINITE_STEP = 4096, /* a multiple of every type's block */
+    NOMIC_TOKENS = 2048, /* what nomic-bert was trained on */
+    FINITE_STEP = 4096,  /* a multiple of every type's block */
 };
 
 struct entry {
@@ -199,7 +201,7 @@ static enum cairn_err card_from_json(struct model_card *c, const json_t *card, c
     if (!c->path)
         return bad_card(why, "file", "names the model file");
     if (c->template_name && chat_template_by_name(c->template_name) == CHAT_NONE)
-        return bad_card(why, "template", "is chatml, mistral-v1 or mistral-v3");
+        return bad_card(why, "template", "is chatml, mistral-v1, mistral-v3, qwen3, llama-3 or gemma");
     const json_t *eps = json_object_get(card, "layer_norm_eps");
     if (eps && (!json_is_number(eps) || !(json_number_value(eps) > 0 && json_number_value(eps) < 1)))
         return bad_card(why, "layer_norm_eps", "is a number between 0 and 1");
@@ -449,10 +451,9 @@ static enum cairn_err check_gguf(struct adding *a, const struct model_file *f, s
                           model_role_name(a->role), a->file);
     bool stated = model_file_string(f, "general.architecture", &arch) && arch.len < sizeof name;
     snprintf(name, sizeof name, "%.*s", stated ? (int)arch.len : 0, stated ? arch.p : "");
-    if (strcmp(name, "llama") != 0 && strcmp(name, "qwen2") != 0)
-        return cairn_fail(why, CAIRN_EUNSUPPORTED,
-                          "generators are llama or qwen2: %.200s says general.architecture '%s'", a->file,
-                          name);
+    if (!decoder_arch_find(cairn_str_of(name)))
+        return cairn_fail(why, CAIRN_EUNSUPPORTED, "generators are %s: %.200s says general.architecture '%s'",
+                          decoder_arch_names(), a->file, name);
     if (!model_file_tensor(f, "token_embd.weight"))
         return cairn_fail(why, CAIRN_ECORRUPT,
                           "a generator has token_embd.weight: %.200s has not (a vocabulary only?)", a->file);
@@ -492,9 +493,11 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
         word = model_file_tensor(f, "bert.embeddings.word_embeddings.weight");
     if (!pos)
         pos = model_file_tensor(f, "bert.embeddings.position_embeddings.weight");
-    if (!word || !pos)
-        return cairn_fail(why, CAIRN_EUNSUPPORTED, "an encoder has BERT's embeddings: %.200s has not",
-                          a->file);
+    bool nomic = !pos && model_file_tensor(f, "encoder.layers.0.attn.Wqkv.weight");
+    if (!word || (!pos && !nomic))
+        return cairn_fail(why, CAIRN_EUNSUPPORTED,
+                          "an encoder has BERT's embeddings, or nomic-bert's: %.200s has not", a->file);
+    int64_t longest = pos ? (int64_t)pos->dims[1] : NOMIC_TOKENS;
     bool head = model_file_tensor(f, "classifier.weight") != NULL;
     if (head != (a->role == MODEL_RERANKER))
         return cairn_fail(why, CAIRN_EINVAL,
@@ -512,7 +515,7 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
         return cairn_fail(why, CAIRN_ECORRUPT,
                           "the embedding has a row for each token: %" PRIu64 " rows for %zu lines of %.200s",
                           word->dims[1], n_vocab, a->vocab);
-    int64_t heads = (int64_t)(word->dims[0] / 64), context = (int64_t)pos->dims[1];
+    int64_t heads = (int64_t)(word->dims[0] / 64), context = longest;
     double eps = 1e-12;
     if (word->dims[0] == 384)
         heads = 12; /* MiniLM and bge-small: heads of 32 */
@@ -527,12 +530,11 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
                           "heads divide the width: %" PRId64 " and %" PRIu64 " in %.200s", heads,
                           word->dims[0], a->file);
     put_json(a, "vocab", json_string("vocab.txt"));
-    put_json(a, "architecture", json_string("bert"));
+    put_json(a, "architecture", json_string(nomic ? "nomic-bert" : "bert"));
     put_json(a, "pooling", json_string(pooling));
     put_json(a, "normalize", json_boolean(a->role == MODEL_EMBEDDER));
     put_json(a, "query_prefix", json_string(""));
-    put_json(a, "max_tokens",
-             json_integer(context < (int64_t)pos->dims[1] ? context : (int64_t)pos->dims[1]));
+    put_json(a, "max_tokens", json_integer(context < longest ? context : longest));
     put_json(a, "n_head", json_integer(heads));
     put_json(a, "layer_norm_eps", json_real(eps));
     put_json(a, "lower_case", json_boolean(lower));

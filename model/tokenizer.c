@@ -55,7 +55,7 @@ static struct text_slot *table_slot(const struct text_table *x, const char *p, s
                                     struct cairn_str (*key_of)(const struct tokenizer *, int32_t),
                                     const struct tokenizer *t)
 {
-    uint64_t h = cairn_xxh64(p, len, x->seed + space);
+    uint64_t h = text_hash(p, len, x->seed + space);
     *tag = (uint32_t)(h >> 32);
     size_t i = (size_t)h & x->mask;
     for (;; i = (i + 1) & x->mask) {
@@ -261,7 +261,7 @@ static enum cairn_err load_specials(struct tokenizer *t, const struct model_file
     mark_ends(t);
     if (eot >= 0)
         t->ends[eot] = 1;
-    bool add_bos = spm, add_eos = false;
+    bool add_bos = spm || t->pre == PRE_LLAMA3, add_eos = false;
     t->space_prefix = spm;
     (void)model_file_bool(f, "tokenizer.ggml.add_bos_token", &add_bos);
     (void)model_file_bool(f, "tokenizer.ggml.add_eos_token", &add_eos);
@@ -291,9 +291,10 @@ static enum cairn_err choose_model(struct tokenizer *t, const struct model_file 
         const char *pre, *kind;
         enum tokenizer_pre id;
     } pres[] = {
-        {"gpt-2",  "bpe/gpt-2",  PRE_GPT2  },
-        {"smollm", "bpe/smollm", PRE_SMOLLM},
-        {"qwen2",  "bpe/qwen2",  PRE_QWEN2 }
+        {"gpt-2",     "bpe/gpt-2",  PRE_GPT2  },
+        {"smollm",    "bpe/smollm", PRE_SMOLLM},
+        {"qwen2",     "bpe/qwen2",  PRE_QWEN2 },
+        {"llama-bpe", "bpe/llama3", PRE_LLAMA3}
     };
     struct cairn_str model, pre = {"", 0};
     if (!model_file_string(f, "tokenizer.ggml.model", &model))
@@ -326,10 +327,11 @@ static enum cairn_err choose_model(struct tokenizer *t, const struct model_file 
         }
     }
     snprintf(shown, sizeof shown, "%.*s", (int)(pre.len < 64 ? pre.len : 64), pre.p);
-    return cairn_fail(why, CAIRN_EUNSUPPORTED,
-                      "tokenizer.ggml.pre is gpt-2, smollm or qwen2: '%s' is not known here, and a guess "
-                      "would give wrong tokens",
-                      shown);
+    return cairn_fail(
+        why, CAIRN_EUNSUPPORTED,
+        "tokenizer.ggml.pre is gpt-2, smollm, qwen2 or llama-bpe: '%s' is not known here, and a guess "
+        "would give wrong tokens",
+        shown);
 }
 
 static struct tokenizer *new_tokenizer(void)

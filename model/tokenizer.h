@@ -16,7 +16,7 @@ enum {
 };
 
 enum tokenizer_model { TOKENIZER_WORDPIECE, TOKENIZER_BPE, TOKENIZER_SPM };
-enum tokenizer_pre { PRE_NONE, PRE_GPT2, PRE_SMOLLM, PRE_QWEN2 };
+enum tokenizer_pre { PRE_NONE, PRE_GPT2, PRE_SMOLLM, PRE_QWEN2, PRE_LLAMA3 };
 /* GGUF's numbers. */
 enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
 
@@ -48,7 +48,10 @@ struct tokenizer {
     uint8_t *ends;                /* 1: ends a generation */
     float *scores;                /* spm */
     struct text_table by_name;    /* all entries */
-    struct text_table by_piece;   /* spm: what merges may form; wordpiece: pieces, see there */
+    struct text_table by_piece;   /* bpe, spm: what merges may form; wordpiece: pieces, see there */
+    atomic_uchar *whole;          /* bpe, spm: of each token, see tokenizer_words.h */
+    uint64_t *joined;             /* spm: a bit per two bytes that stand side by side in a token that
+                                     merges may form, see there */
     struct merge_slot *merges;    /* bpe */
     size_t merges_mask;
     uint64_t merges_seed;
@@ -93,6 +96,29 @@ static inline struct cairn_str token_piece(const struct tokenizer *t, int32_t id
     return (struct cairn_str){t->pieces + t->piece_at[id], t->piece_at[id + 1] - t->piece_at[id]};
 }
 
+/* Seeded: a vocabulary or text that makes many collisions would have to know the seed. */
+static inline uint64_t text_hash(const char *p, size_t len, uint64_t seed)
+{
+    uint64_t a = 0, b = 0;
+    if (len > 16)
+        return cairn_xxh64(p, len, seed);
+    if (len >= 8) {
+        memcpy(&a, p, 8);
+        memcpy(&b, p + len - 8, 8);
+    } else if (len >= 4) {
+        memcpy(&a, p, 4);
+        memcpy(&b, p + len - 4, 4);
+    } else if (len > 0) {
+        a = (uint64_t)(uint8_t)p[0] << 16 | (uint64_t)(uint8_t)p[len / 2] << 8 | (uint8_t)p[len - 1];
+    }
+    __extension__ typedef unsigned __int128 wide;
+    wide m =
+        (wide)(a ^ seed ^ UINT64_C(0x9e3779b97f4a7c15)) * (b ^ (seed >> 7) ^ UINT64_C(0xd6e8feb86659fd93));
+    uint64_t h = (uint64_t)m ^ (uint64_t)(m >> 64) ^ len;
+    h *= UINT64_C(0x9fb21c651e98df25);
+    return h ^ h >> 29;
+}
+
 enum cairn_err text_table_init(struct text_table *x, struct cairn_arena *arena, size_t n,
                                struct cairn_why *why);
 /* -1: none. seed_xor separates key spaces in one table. equal() decides. */
@@ -115,6 +141,9 @@ enum cairn_err bpe_build(struct tokenizer *t, const struct model_file *f, struct
 enum cairn_err spm_build(struct tokenizer *t, const struct model_file *f, struct cairn_why *why);
 /* gguf: entries carry U+2581 before word-initial pieces; else "##" before the others. */
 enum cairn_err wordpiece_build(struct tokenizer *t, bool gguf, struct cairn_why *why);
+
+/* What merging two tokens gives, and when (the lowest rank goes first); false: they do not merge. */
+bool bpe_merge(const struct tokenizer *t, int32_t left, int32_t right, int32_t *rank, int32_t *id);
 
 enum cairn_err tokenizer_out_of_memory(struct cairn_why *why);
 

@@ -2,13 +2,19 @@
  * pre-tokenizer, then merge bytes pair by pair, lowest rank first, leftmost of equals.
  *
  * The pre-tokenizers are regular expressions in the models' own files; here they are scanners over code point
- * classes: gpt-2   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ smollm  each
- * \p{N} apart, then gpt-2 on what lies between qwen2
- * (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|
- * ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ As in llama.cpp, Qwen2 text is not brought to NFC first
- * (the model's Python tokenizer does that), and a byte that is not UTF-8 counts as U+FFFD. Bytes without a
- * token of their own are dropped, as there. */
-#include "tokenizer.h"
+ * classes, which hand each word on as they find it:
+ *   gpt-2      's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+ *   smollm     each \p{N} apart, then gpt-2 on what lies between
+ *   qwen2      (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|
+ *              \s*[\r\n]+|\s+(?!\S)|\s+
+ *   llama-bpe  qwen2 with \p{N}{1,3}; a word that is a token is that token, whatever its merges give
+ * As in llama.cpp, Qwen2 text is not brought to NFC first (the model's Python tokenizer does that), and a
+ * byte that is not UTF-8 counts as U+FFFD. Bytes without a token of their own are dropped, as there.
+ *
+ * Where the time goes: most words are a token by themselves (one look-up), most others have been met before
+ * in the same call (tokenizer_words.h); merging is the rest. tests/unit/tokenizer_plain.h does it all the
+ * slow way, to compare. */
+#include "tokenizer_words.h"
 
 #include <sys/random.h>
 #include <utf8proc.h>
@@ -18,15 +24,8 @@
 
 enum { CLASS_OTHER, CLASS_LETTER, CLASS_NUMBER, CLASS_SPACE, CLASS_END };
 
-static uint8_t class_of(uint32_t cp)
+static uint8_t class_of_wide(uint32_t cp)
 {
-    if (cp < 128) {
-        if ((cp | 32) - 'a' < 26)
-            return CLASS_LETTER;
-        if (cp - '0' < 10)
-            return CLASS_NUMBER;
-        return cp == ' ' || cp - '\t' < 5 ? CLASS_SPACE : CLASS_OTHER;
-    }
     if (cp == 0x85)
         return CLASS_SPACE;
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
@@ -49,6 +48,26 @@ static uint8_t class_of(uint32_t cp)
     }
 }
 
+/* Of the first code point at p, and its length; CLASS_END with length 0 at the end. The text is valid. */
+static inline uint8_t class_at(const char *p, const char *end, size_t *len)
+{
+    if (p == end) {
+        *len = 0;
+        return CLASS_END;
+    }
+    uint32_t cp = (uint8_t)*p;
+    *len = 1;
+    if (cp < 128) {
+        if ((cp | 32) - 'a' < 26)
+            return CLASS_LETTER;
+        if (cp - '0' < 10)
+            return CLASS_NUMBER;
+        return cp == ' ' || cp - '\t' < 5 ? CLASS_SPACE : CLASS_OTHER;
+    }
+    *len = cairn_utf8_next(p, (size_t)(end - p), &cp);
+    return class_of_wide(cp);
+}
+
 /* ---- one call's working memory
  * ---------------------------------------------------------------------------------------- */
 
@@ -63,10 +82,7 @@ struct pair {
 struct work {
     const struct tokenizer *t;
     struct id_list *out;
-    char *bytes;      /* the text, valid UTF-8 */
-    uint32_t *at;     /* n + 1 offsets of code points in bytes */
-    uint32_t *cps;    /* code points */
-    uint8_t *classes; /* n + 1; the last is CLASS_END */
+    struct word_cache words;
     struct symbol *symbols;
     size_t symbols_cap;
     struct pair *heap;
@@ -98,6 +114,16 @@ static const struct merge_slot *find_merge(const struct tokenizer *t, int32_t le
     }
 }
 
+bool bpe_merge(const struct tokenizer *t, int32_t left, int32_t right, int32_t *rank, int32_t *id)
+{
+    const struct merge_slot *m = find_merge(t, left, right);
+    if (m) {
+        *rank = m->rank;
+        *id = m->id;
+    }
+    return m != NULL;
+}
+
 /* ---- merging
  * -----------------------------------------------------------------------------------------------------------
  */
@@ -107,28 +133,30 @@ enum { SHORT_WORD = 24 }; /* up to here looking at all pairs is cheaper than a h
 static void merge_short(struct work *w, const uint8_t *p, size_t n)
 {
     const struct tokenizer *t = w->t;
-    int32_t ids[SHORT_WORD];
-    const struct merge_slot *pairs[SHORT_WORD]; /* of i and i + 1 */
+    int32_t ids[SHORT_WORD], ranks[SHORT_WORD], joined[SHORT_WORD]; /* of i and i + 1 */
     for (size_t i = 0; i < n; i++)
         ids[i] = t->bytes[p[i]];
     for (size_t i = 0; i + 1 < n; i++)
-        pairs[i] = find_merge(t, ids[i], ids[i + 1]);
+        if (!bpe_merge(t, ids[i], ids[i + 1], &ranks[i], &joined[i]))
+            ranks[i] = INT32_MAX;
     while (n > 1) {
-        size_t best = n;
-        for (size_t i = 0; i + 1 < n; i++)
-            if (pairs[i] && (best == n || pairs[i]->rank < pairs[best]->rank))
-                best = i;
-        if (best == n)
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < n; i++)
+            best = ranks[i] < ranks[best] ? i : best;
+        if (ranks[best] == INT32_MAX)
             break;
-        ids[best] = pairs[best]->id;
+        ids[best] = joined[best];
         n--;
-        memmove(&ids[best + 1], &ids[best + 2], (n - best - 1) * sizeof *ids);
-        if (best + 1 < n)
-            memmove(&pairs[best + 1], &pairs[best + 2], (n - best - 2) * sizeof *pairs);
-        if (best > 0)
-            pairs[best - 1] = find_merge(t, ids[best - 1], ids[best]);
-        if (best + 1 < n)
-            pairs[best] = find_merge(t, ids[best], ids[best + 1]);
+        for (size_t i = best + 1; i < n; i++)
+            ids[i] = ids[i + 1];
+        for (size_t i = best + 1; i + 1 < n; i++) {
+            ranks[i] = ranks[i + 1];
+            joined[i] = joined[i + 1];
+        }
+        if (best > 0 && !bpe_merge(t, ids[best - 1], ids[best], &ranks[best - 1], &joined[best - 1]))
+            ranks[best - 1] = INT32_MAX;
+        if (best + 1 < n && !bpe_merge(t, ids[best], ids[best + 1], &ranks[best], &joined[best]))
+            ranks[best] = INT32_MAX;
     }
     for (size_t i = 0; i < n; i++)
         if (ids[i] >= 0)
@@ -218,151 +246,124 @@ static bool merge_long(struct work *w, const uint8_t *p, size_t n)
     return true;
 }
 
-/* The word of code points [from, to). */
-static bool put_word(struct work *w, size_t from, size_t to)
+static bool put_word(struct work *w, const char *p, const char *to)
 {
-    const uint8_t *p = (const uint8_t *)w->bytes + w->at[from];
-    size_t n = w->at[to] - w->at[from];
-    if (n <= SHORT_WORD) {
-        merge_short(w, p, n);
+    const struct tokenizer *t = w->t;
+    size_t n = (size_t)(to - p), first = w->out->n;
+    if (words_put(&w->words, p, n, w->out))
         return true;
+    int32_t id = n <= t->longest ? text_table_find(&t->by_piece, p, n, 0, token_piece, t) : -1;
+    if (is_whole(t, id)) {
+        ids_put(w->out, id);
+    } else {
+        if (n <= SHORT_WORD)
+            merge_short(w, (const uint8_t *)p, n);
+        else if (!merge_long(w, (const uint8_t *)p, n))
+            return false;
+        note_whole(t, id, w->out, first);
     }
-    return merge_long(w, p, n);
+    words_keep(&w->words, p, n, w->out, first);
+    return true;
 }
 
-/* ---- pre-tokenizers
+/* ---- pre-tokenizers: where the word at p ends
  * ---------------------------------------------------------------------------------------------------- */
 
-/* Code points of an English contraction at i, 0: none. */
-static size_t contraction(const struct work *w, size_t i, size_t end, bool any_case)
+/* Bytes of an English contraction at p, 0: none. */
+static size_t contraction(const char *p, const char *end, bool any_case)
 {
-    if (w->cps[i] != '\'' || i + 1 >= end)
+    if (*p != '\'' || end - p < 2)
         return 0;
-    uint32_t a = w->cps[i + 1], b = i + 2 < end ? w->cps[i + 2] : 0;
-    if (any_case && a < 128)
-        a |= 32; /* letters only are compared, and no other ASCII character lands on one of them */
-    if (any_case && b < 128)
-        b |= 32;
-    if (any_case && (w->classes[i + 1] != CLASS_LETTER))
-        return 0;
+    char fold = any_case ? 32 : 0; /* only letters are compared, and nothing else lands on one of them */
+    char a = (char)(p[1] | fold), b = end - p > 2 ? (char)(p[2] | fold) : 0;
     if (a == 's' || a == 't' || a == 'm' || a == 'd')
         return 2;
-    if (i + 2 < end && ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')))
-        return w->classes[i + 2] == CLASS_LETTER ? 3 : 0;
-    return 0;
+    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
 }
 
-static size_t run_of(const struct work *w, size_t i, size_t end, uint8_t class)
+static const char *run_of(const char *p, const char *end, uint8_t class)
 {
-    while (i < end && w->classes[i] == class)
-        i++;
-    return i;
+    size_t len;
+    while (class_at(p, end, &len) == class)
+        p += len;
+    return p;
 }
 
-static bool scan_gpt2(struct work *w, size_t i, size_t end)
+/* \s+(?!\S): all of a run that ends the text, else all but its last, which goes with the word after it. */
+static const char *scan_space(const char *p, const char *end, bool digits_apart)
 {
-    while (i < end) {
-        size_t to, start = i;
-        if ((to = contraction(w, i, end, false))) {
-            i += to;
-        } else {
-            size_t first = w->cps[i] == ' ' && i + 1 < end ? i + 1 : i;
-            uint8_t class = w->classes[first];
-            if (class != CLASS_SPACE) {
-                i = run_of(w, first, end, class);
-            } else {
-                to = run_of(w, i, end, CLASS_SPACE);
-                i = to < end && to - i > 1 ? to - 1 : to; /* the last space goes with the word after it */
-            }
-        }
-        if (!put_word(w, start, i))
-            return false;
+    const char *last = p;
+    size_t len, n = 0;
+    uint8_t class;
+    for (; (class = class_at(p, end, &len)) == CLASS_SPACE; p += len, n++)
+        last = p;
+    return n < 2 || class == CLASS_END || (digits_apart && class == CLASS_NUMBER) ? p : last;
+}
+
+static const char *scan_gpt2(const char *p, const char *end, bool digits_apart)
+{
+    size_t len, next_len, n = contraction(p, end, false);
+    if (n)
+        return p + n;
+    uint8_t class = class_at(p, end, &len);
+    if (digits_apart && class == CLASS_NUMBER)
+        return p + len;
+    if (*p == ' ') {
+        uint8_t next = class_at(p + 1, end, &next_len);
+        if (next != CLASS_SPACE && next != CLASS_END && !(digits_apart && next == CLASS_NUMBER))
+            return run_of(p + 1 + next_len, end, next);
     }
-    return true;
+    return class == CLASS_SPACE ? scan_space(p, end, digits_apart) : run_of(p + len, end, class);
 }
 
-static bool scan_smollm(struct work *w, size_t i, size_t end)
+static bool is_newline(char c) { return c == '\r' || c == '\n'; }
+
+static const char *scan_qwen2(const char *p, const char *end, unsigned n_digits)
 {
-    while (i < end) {
-        size_t to = i;
-        while (to < end && w->classes[to] != CLASS_NUMBER)
-            to++;
-        if (!scan_gpt2(w, i, to))
-            return false;
-        for (i = to; i < end && w->classes[i] == CLASS_NUMBER; i++)
-            if (!put_word(w, i, i + 1))
-                return false;
+    size_t len, next_len, n = contraction(p, end, true);
+    if (n)
+        return p + n;
+    uint8_t class = class_at(p, end, &len);
+    if (class == CLASS_LETTER)
+        return run_of(p + len, end, CLASS_LETTER);
+    if (class == CLASS_NUMBER) {
+        for (unsigned i = 0; i < n_digits && class_at(p, end, &len) == CLASS_NUMBER; i++)
+            p += len;
+        return p;
     }
-    return true;
-}
-
-static bool is_newline(uint32_t cp) { return cp == '\r' || cp == '\n'; }
-
-static size_t scan_qwen2_space(const struct work *w, size_t i, size_t end)
-{
-    size_t to = run_of(w, i, end, CLASS_SPACE), newline = 0;
-    for (size_t k = i; k < to; k++)
-        if (is_newline(w->cps[k]))
-            newline = k + 1;
-    if (newline)
-        return newline;
-    return to < end && to - i > 1 ? to - 1 : to;
-}
-
-static bool scan_qwen2(struct work *w, size_t i, size_t end)
-{
-    while (i < end) {
-        size_t start = i, n = contraction(w, i, end, true);
-        uint8_t class = w->classes[i], next = w->classes[i + 1]; /* CLASS_END after the last */
-        if (n) {
-            i += n;
-        } else if (class == CLASS_LETTER ||
-                   (next == CLASS_LETTER && class != CLASS_NUMBER && !is_newline(w->cps[i]))) {
-            i = run_of(w, i + 1, end, CLASS_LETTER);
-        } else if (class == CLASS_NUMBER) {
-            i++;
-        } else if (class == CLASS_OTHER || (w->cps[i] == ' ' && next == CLASS_OTHER)) {
-            i = run_of(w, i + (class != CLASS_OTHER), end, CLASS_OTHER);
-            while (i < end && is_newline(w->cps[i]))
-                i++;
-        } else {
-            i = scan_qwen2_space(w, i, end);
-        }
-        if (!put_word(w, start, i))
-            return false;
+    uint8_t next = class_at(p + len, end, &next_len);
+    if (next == CLASS_LETTER && !is_newline(*p))
+        return run_of(p + len + next_len, end, CLASS_LETTER);
+    if (class == CLASS_OTHER || (*p == ' ' && next == CLASS_OTHER)) {
+        p = run_of(p + len, end, CLASS_OTHER);
+        while (p < end && is_newline(*p))
+            p++;
+        return p;
     }
-    return true;
+    const char *to = run_of(p, end, CLASS_SPACE), *newline = to;
+    while (newline > p && !is_newline(newline[-1]))
+        newline--;
+    return newline > p ? newline : scan_space(p, end, false);
 }
 
 /* ---- encoding
  * ------------------------------------------------------------------------------------------------------------
  */
 
-/* Fills bytes, at, cps, classes; returns the number of code points. */
-static size_t decode(struct work *w, struct cairn_str text)
+/* The text with U+FFFD for each byte that is not UTF-8; OWNED, NULL on no memory. */
+static char *mend(struct cairn_str *text)
 {
-    size_t n = 0, at = 0;
-    for (size_t i = 0; i < text.len; n++) {
+    char *bytes = cairn_malloc(text->len * 3);
+    size_t at = 0;
+    for (size_t i = 0; bytes && i < text->len;) {
         uint32_t cp;
-        size_t len = cairn_utf8_next(text.p + i, text.len - i, &cp);
-        w->at[n] = (uint32_t)at;
-        if (len) {
-            memcpy(w->bytes + at, text.p + i, len);
-            at += len;
-            i += len;
-        } else {
-            cp = 0xfffd;
-            memcpy(w->bytes + at, "\xef\xbf\xbd", 3);
-            at += 3;
-            i++;
-        }
-        w->cps[n] = cp;
-        w->classes[n] = class_of(cp);
+        size_t len = cairn_utf8_next(text->p + i, text->len - i, &cp);
+        memcpy(bytes + at, len ? text->p + i : "\xef\xbf\xbd", len ? len : 3);
+        at += len ? len : 3;
+        i += len ? len : 1;
     }
-    w->at[n] = (uint32_t)at;
-    w->cps[n] = 0;
-    w->classes[n] = CLASS_END;
-    return n;
+    *text = (struct cairn_str){bytes, at};
+    return bytes;
 }
 
 enum cairn_err bpe_encode(const struct tokenizer *t, struct cairn_str text, struct id_list *l,
@@ -370,21 +371,17 @@ enum cairn_err bpe_encode(const struct tokenizer *t, struct cairn_str text, stru
 {
     _Static_assert((uint64_t)TOKENIZER_TEXT_MAX * 3 < UINT32_MAX, "offsets are 32 bit");
     struct work w = {.t = t, .out = l};
-    w.bytes = cairn_malloc(text.len * 3 + 1); /* a stray byte becomes three */
-    w.at = cairn_reallocarray(NULL, text.len + 1, sizeof *w.at);
-    w.cps = cairn_reallocarray(NULL, text.len + 1, sizeof *w.cps);
-    w.classes = cairn_malloc(text.len + 1);
-    bool ok = w.bytes && w.at && w.cps && w.classes;
-    if (ok) {
-        size_t n = decode(&w, text);
-        ok = t->pre == PRE_QWEN2    ? scan_qwen2(&w, 0, n)
-             : t->pre == PRE_SMOLLM ? scan_smollm(&w, 0, n)
-                                    : scan_gpt2(&w, 0, n);
+    char *mended = NULL;
+    bool ok = cairn_utf8_invalid_at(text.p, text.len) == text.len || (mended = mend(&text));
+    ok = ok && words_open(&w.words, text.p, text.len);
+    for (const char *p = text.p, *end = text.p + text.len, *to; ok && p < end; p = to) {
+        to = t->pre == PRE_QWEN2    ? scan_qwen2(p, end, 1)
+             : t->pre == PRE_LLAMA3 ? scan_qwen2(p, end, 3)
+                                    : scan_gpt2(p, end, t->pre == PRE_SMOLLM);
+        ok = put_word(&w, p, to);
     }
-    cairn_free(w.bytes);
-    cairn_free(w.at);
-    cairn_free(w.cps);
-    cairn_free(w.classes);
+    words_close(&w.words);
+    cairn_free(mended);
     cairn_free(w.symbols);
     cairn_free(w.heap);
     return ok && !l->failed ? CAIRN_OK : tokenizer_out_of_memory(why);
@@ -456,7 +453,20 @@ static enum cairn_err build_pieces(struct tokenizer *t, struct cairn_why *why)
         int32_t id = tokenizer_find(t, name);
         t->bytes[b] = id >= 0 && t->types[id] == TOKEN_NORMAL ? id : -1;
     }
-    return CAIRN_OK;
+    t->whole = cairn_arena_alloc(t->arena, t->n * sizeof *t->whole);
+    if (!t->whole)
+        return tokenizer_out_of_memory(why);
+    enum cairn_err err = text_table_init(&t->by_piece, t->arena, t->n, why);
+    for (size_t i = 0; i < t->n && !err; i++) {
+        struct cairn_str s = token_piece(t, (int32_t)i);
+        if (t->types[i] != TOKEN_NORMAL || s.len == 0)
+            continue;
+        text_table_put(&t->by_piece, s.p, s.len, 0, (int32_t)i, token_piece, t);
+        t->longest = s.len > t->longest ? s.len : t->longest;
+        if (t->pre == PRE_LLAMA3)
+            atomic_store_explicit(&t->whole[i], WHOLE_YES, memory_order_relaxed);
+    }
+    return err;
 }
 
 static int32_t find_part(const struct tokenizer *t, const char *p, size_t len)

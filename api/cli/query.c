@@ -270,6 +270,7 @@ static int ask(struct args *a)
     params_text(&p, "collection", a->pos[0]);
     params_str(&p, "question", text, len);
     params_text(&p, "mode", a->mode);
+    params_text(&p, "rule", a->rule);
     params_whole(&p, "max_tokens", a->max_tokens);
     params_number(&p, "temperature", a->temperature);
     params_number(&p, "top_p", a->top_p);
@@ -438,6 +439,9 @@ static const struct opt ask_opts[] = {
     OPT_IN(WHOLE, "k", "N", k, 1, 64, "how many passages to read (default 5)"),
     OPTS_AS,
     OPT(TEXT, "mode", "MODE", mode, "auto, generate (the model writes) or extract (quoted sentences only)"),
+    OPT(TEXT, "rule", "RULE", rule,
+        "what the model may write: citations (only marks of sources that there are), quote (sentences "
+        "of a source) or none"),
     OPT_IN(WHOLE, "max-tokens", "N", max_tokens, 1, 1e6, "longest answer (default: the setting)"),
     OPT_IN(NUMBER, "temperature", "X", temperature, 0, 10, "0: always the likeliest token (default 0)"),
     OPT_IN(NUMBER, "top-p", "X", top_p, 0, 1,

@@ -10,6 +10,10 @@ Command line: JSON lines of {"ids": [...], "types": [...]}, or {"text": "..."}, 
 stdin; one JSON line each on stdout: {"vector": [...]} or {"logit": x}, and the ids when they were made here.
 
     bert_reference.py MODEL_DIR [--float32] < lines
+    bert_reference.py tiny-nomic > tests/golden/encoder/tiny-nomic.txt
+
+The second prints the last layer's rows of a small random nomic-bert, for three texts of TINY_LENS tokens; test_encoder_arch.c
+draws the same weights from their names (in GGUF).
 """
 
 import argparse
@@ -102,6 +106,49 @@ class Bert:
     def logit(self, ids, types):
         pooled = np.tanh(self.dense(self.hidden(ids, types)[0], "pooler.dense"))
         return float(self.dense(pooled, "classifier")[0])
+
+
+TINY_DIM, TINY_HEADS, TINY_FF, TINY_LAYERS, TINY_VOCAB, TINY_LENS = 64, 2, 96, 2, 48, (7, 1, 12)
+
+
+def tiny_nomic(ids):
+    """Rotated queries and keys (halves, base 1000) instead of positions, a SiLU gate, no biases, norms behind."""
+    from decoder_reference import drawn
+
+    def norm(x, name):
+        return layer_norm(x, drawn(name + ".weight", (TINY_DIM,)), drawn(name + ".bias", (TINY_DIM,)), 1e-12)
+
+    def turn(x):
+        half = x.shape[-1] // 2
+        angle = np.arange(len(x))[:, None] * 1000.0 ** (-np.arange(half) / half)
+        c, s, a, b = np.cos(angle), np.sin(angle), x[:, :half], x[:, half:]
+        return np.concatenate([a * c - b * s, a * s + b * c], axis=1)
+
+    x = drawn("token_embd.weight", (TINY_VOCAB, TINY_DIM))[ids] + drawn("token_types.weight", (2, TINY_DIM))[0]
+    x, head = norm(x, "token_embd_norm"), TINY_DIM // TINY_HEADS
+    for i in range(TINY_LAYERS):
+        q, k, v = np.split(x @ drawn(f"blk.{i}.attn_qkv.weight", (3 * TINY_DIM, TINY_DIM)).T, 3, axis=1)
+        mixed = np.empty_like(x)
+        for h in range(TINY_HEADS):
+            at = slice(h * head, (h + 1) * head)
+            scores = turn(q[:, at]) @ turn(k[:, at]).T / math.sqrt(head)
+            scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            mixed[:, at] = scores / scores.sum(axis=-1, keepdims=True) @ v[:, at]
+        x = norm(x + mixed @ drawn(f"blk.{i}.attn_output.weight", (TINY_DIM, TINY_DIM)).T, f"blk.{i}.attn_output_norm")
+        gate, up = (x @ drawn(f"blk.{i}.ffn_{name}.weight", (TINY_FF, TINY_DIM)).T for name in ("gate", "up"))
+        inner = gate / (1.0 + np.exp(-gate)) * up
+        x = norm(x + inner @ drawn(f"blk.{i}.ffn_down.weight", (TINY_DIM, TINY_FF)).T, f"blk.{i}.layer_output_norm")
+    return x
+
+
+def print_tiny_nomic():
+    from decoder_reference import splitmix
+
+    ids = [int(z % TINY_VOCAB) for z in splitmix(7, sum(TINY_LENS)).tolist()]
+    for n in TINY_LENS:
+        for row in tiny_nomic(ids[:n]):
+            print(*[f"{v:.7g}" for v in row])
+        ids = ids[n:]
 
 
 @functools.lru_cache(maxsize=4)
@@ -220,6 +267,8 @@ def wordpiece(model_dir):
 
 
 def main():
+    if sys.argv[1:] == ["tiny-nomic"]:
+        return print_tiny_nomic()
     parser = argparse.ArgumentParser(description="Float reference of a BERT encoder or pair model.")
     parser.add_argument("model_dir")
     parser.add_argument("--float32", action="store_true", help="compute in float32 instead of float64")

@@ -542,7 +542,7 @@ static void row_operations_agree(void **state)
             const struct ops *o = ops_for(backends[b]);
             if (!o)
                 continue;
-            for (int op = 0; op < 7; op++) {
+            for (int op = 0; op < 8; op++) {
                 float *side[2] = {want, got};
                 for (int s = 0; s < 2; s++) {
                     const struct ops *p = s ? o : &ops_scalar;
@@ -566,6 +566,9 @@ static void row_operations_agree(void **state)
                     case 4:
                         p->add(y, u, n);
                         break;
+                    case 7:
+                        p->geglu(y, u, n);
+                        break;
                     default:
                         p->rope(y, u, w, n / 2, op == 6);
                         break;
@@ -585,6 +588,9 @@ static void row_operations_agree(void **state)
             got[0] = NAN;
             o->swiglu(got, u, n);
             CHECK(isnan(got[0]));
+            got[0] = NAN;
+            o->geglu(got, u, n);
+            CHECK(isnan(got[0]));
         }
     }
     float far[16] = {-200, -100,  -88,  -20,   0,      20,     88,      100,
@@ -599,6 +605,12 @@ static void row_operations_agree(void **state)
             for (int i = 0; i < 16; i++)
                 CHECK_NEAR(copy[i], (double)far[i] / (1 + exp(-(double)far[i])),
                            1e-6 + 1e-6 * fabs((double)far[i]));
+            memcpy(copy, far, sizeof far);
+            ops_for(backends[b])->geglu(copy, one, 16);
+            for (int i = 0; i < 16; i++) {
+                double g = (double)far[i], z = 0.79788456080286536 * (g + 0.044715 * g * g * g);
+                CHECK_NEAR(copy[i], 0.5 * g * (1 + tanh(z)), 1e-5 + 1e-6 * fabs(g));
+            }
             memcpy(copy, far, sizeof far);
             ops_for(backends[b])->gelu(copy, 16);
             for (int i = 0; i < 16; i++)

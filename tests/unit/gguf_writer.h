@@ -104,6 +104,17 @@ static inline void w_safetensors(struct cairn_buf *b, const char *header, size_t
     w_zeros(b, n_bytes);
 }
 
+/* The character that GPT-2 writes for a byte, as UTF-8. */
+static inline void w_byte_name(unsigned byte, char name[3])
+{
+    unsigned next = 256, cp = 0;
+    for (unsigned b = 0; b <= byte; b++)
+        cp = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? b : next++;
+    name[0] = (char)(cp < 128 ? cp : 0xc0 | cp >> 6);
+    name[1] = (char)(cp < 128 ? 0 : 0x80 | (cp & 63));
+    name[2] = 0;
+}
+
 /* A byte-level BPE vocabulary over "abc", space (U+0120) and newline (U+010A): ids in order. */
 static const char *const tiny_bpe_tokens[] = {"a",
                                               "b",

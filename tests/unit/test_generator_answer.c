@@ -311,6 +311,82 @@ static void auto_takes_back_what_no_source_carries(void **state)
     cairn_config_free(config);
 }
 
+/* Under the rule for quotes the model chooses where to begin and to end; the words are the source's. */
+static void a_quote_is_the_sources_words(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    if (!gen)
+        skip();
+    static const char *const questions[] = {"When is the water pump tested?",
+                                            "Who keeps the keys of the depot?", "May I enter alone?"};
+    for (size_t i = 0; i < 6; i++) {
+        struct answer_request q = request(questions[i % 3], ANSWER_GENERATE);
+        struct seen seen = {.len = 0};
+        struct answer a;
+        q.rule = ANSWER_RULE_QUOTE;
+        q.temperature = i < 3 ? 0 : 1.5f;
+        q.seed = i;
+        q.max_tokens = 30;
+        q.on_event = on_event;
+        q.ctx = &seen;
+        CHECK_OK(generator_answer(gen, &q, &a, NULL, &why));
+        unsigned number = 0;
+        char *mark = strrchr(seen.text, '[');
+        CHECK(seen.len > 4 && mark && mark > seen.text + 1 && sscanf(mark, "[%u]", &number) == 1);
+        CHECK(number >= 1 && number <= 2);
+        const char *from = seen.text + (seen.text[0] == ' ');
+        CHECK(memmem(texts[number - 1], strlen(texts[number - 1]), from, (size_t)(mark - 1 - from)));
+        answer_release(&a);
+    }
+}
+
+static size_t wrong_marks(const char *text, size_t n_sources)
+{
+    size_t wrong = 0;
+    for (const char *p = text; (p = strchr(p, '[')); p++) {
+        char *end;
+        unsigned long n = p[1] >= '1' && p[1] <= '9' ? strtoul(p + 1, &end, 10) : 0;
+        wrong += n < 1 || n > n_sources || *end != ']';
+    }
+    return wrong;
+}
+
+static void constrained_citations_name_sources_and_change_nothing_else(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    if (!gen)
+        skip();
+    struct cairn_config *config = cairn_config_new();
+    struct generator *constrained;
+    CHECK_OK(cairn_config_add_table(config, generator_conf, generator_conf_len, &why));
+    CHECK_OK(cairn_config_set(config, "generator.citations_constrained", "1", &why));
+    CHECK_OK(generator_open(&constrained, dec, emb, NULL, config, &why));
+    for (size_t i = 0; i < 4; i++) {
+        struct answer_request q = request("When is the water pump tested?", ANSWER_GENERATE);
+        struct answer_source none[2] = {sources[0], sources[1]};
+        struct seen seen[2] = {{.len = 0}, {.len = 0}};
+        struct answer a[2];
+        q.sources = none;
+        q.max_tokens = 40;
+        q.temperature = i ? 1.2f : 0;
+        q.seed = i;
+        q.on_event = on_event;
+        for (size_t k = 0; k < 2; k++) {
+            q.ctx = &seen[k];
+            q.rule = k && i % 2 ? ANSWER_RULE_CITATIONS : ANSWER_RULE_CONFIG;
+            CHECK_OK(generator_answer(k ? (i % 2 ? gen : constrained) : gen, &q, &a[k], NULL, &why));
+            answer_release(&a[k]);
+        }
+        CHECK_U64_EQ(wrong_marks(seen[1].text, 2), 0);
+        if (i == 0 && wrong_marks(seen[0].text, 2) == 0) /* greedy, and the rule never bound */
+            CHECK_STR_EQ(seen[1].text, seen[0].text);
+    }
+    generator_close(constrained);
+    cairn_config_free(config);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -320,6 +396,8 @@ int main(void)
         TEST(cancelling_ends_the_answer_where_it_is),
         TEST(relevance_grows_with_the_pair_model_and_with_cover),
         TEST(auto_takes_back_what_no_source_carries),
+        TEST(a_quote_is_the_sources_words),
+        TEST(constrained_citations_name_sources_and_change_nothing_else),
     };
     return cmocka_run_group_tests(tests, open_models, close_models);
 }

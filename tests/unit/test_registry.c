@@ -211,6 +211,10 @@ static void a_generator_is_checked_and_added(void **state)
     "\"embeddings.word_embeddings.weight\":{\"dtype\":\"F32\",\"shape\":[5,64],\"data_offsets\":[0,1280]},"  \
     "\"embeddings.position_embeddings.weight\":{\"dtype\":\"F32\",\"shape\":[8,64],\"data_offsets\":[1280,"  \
     "3328]}"
+#define NOMIC                                                                                                \
+    "\"embeddings.word_embeddings.weight\":{\"dtype\":\"F32\",\"shape\":[5,64],\"data_offsets\":[0,1280]},"  \
+    "\"encoder.layers.0.attn.Wqkv.weight\":{\"dtype\":\"F32\",\"shape\":[3,64],\"data_offsets\":[1280,2048]" \
+    "}"
 #define HEAD ",\"classifier.weight\":{\"dtype\":\"F32\",\"shape\":[1,64],\"data_offsets\":[3328,3584]}"
 
 static void an_encoder_needs_its_vocabulary_beside_it(void **state)
@@ -227,6 +231,9 @@ static void an_encoder_needs_its_vocabulary_beside_it(void **state)
                   "attention.head_count\":\"2\"}," EMBEDDINGS "}",
                   3328);
     CHECK_OK(cairn_write_file(at(&p, "e.safetensors"), b.bytes, b.len, &why));
+    cairn_buf_clear(&b);
+    w_safetensors(&b, "{" NOMIC "}", 2048);
+    CHECK_OK(cairn_write_file(at(&p, "n.safetensors"), b.bytes, b.len, &why));
     cairn_buf_clear(&b);
     w_safetensors(&b, "{" EMBEDDINGS HEAD "}", 3584);
     CHECK_OK(cairn_write_file(at(&p, "r.safetensors"), b.bytes, b.len, &why));
@@ -250,6 +257,10 @@ static void an_encoder_needs_its_vocabulary_beside_it(void **state)
     CHECK(c->pooling == POOL_CLS && c->normalize && c->lower_case && c->n_head == 2 && c->max_tokens == 8 &&
           c->vocab);
     CHECK_STR_EQ(c->architecture, "bert");
+    CHECK_OK(model_registry_add(r, at(&p, "n.safetensors"), "n", MODEL_EMBEDDER, false, &why));
+    CHECK_OK(model_registry_find(r, MODEL_EMBEDDER, "n", &c, &why)); /* no table of positions: rotary */
+    CHECK(c->pooling == POOL_MEAN && c->n_head == 1 && c->max_tokens == 2048);
+    CHECK_STR_EQ(c->architecture, "nomic-bert");
     CHECK_OK(model_registry_find(r, MODEL_RERANKER, NULL, &c, &why));
     CHECK(c->pooling == POOL_RANK && !c->normalize);
     model_registry_close(r);

@@ -364,8 +364,8 @@ static void each_vocabulary_rule_is_kept(void **state)
     static const int32_t no_unk_types[] = {1, 3, 3};
     const struct vocab_spec specs[] = {
         {.model = "rwkv",                          .want = CAIRN_EUNSUPPORTED, .says = "gpt2, llama or bert: 'rwkv'"     }, /* T1 */
-        {.pre = "tekken",                          .want = CAIRN_EUNSUPPORTED, .says = "gpt-2, smollm or qwen2: 'tekken'"}, /* T1 */
-        {.pre = "default",                         .want = CAIRN_EUNSUPPORTED, .says = "gpt-2, smollm or qwen2"          }, /* T1 */
+        {.pre = "tekken",                          .want = CAIRN_EUNSUPPORTED, .says = "gpt-2, smollm, qwen2 or llama-bpe: 'tekken'"}, /* T1 */
+        {.pre = "default",                         .want = CAIRN_EUNSUPPORTED, .says = "gpt-2, smollm, qwen2 or llama-bpe"          }, /* T1 */
         {.tokens = tiny_bpe_tokens,
          .n_tokens = 0,
          .n_types = 1,

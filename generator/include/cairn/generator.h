@@ -90,6 +90,9 @@ CAIRN_MUST_USE enum cairn_err grounding_check_text(struct grounding *g, struct c
  */
 
 enum answer_mode { ANSWER_AUTO, ANSWER_GENERATE, ANSWER_EXTRACT };
+/* What a model may write. Citations: after '[' the number of a source and ']'. Quote: sentences of one source
+ * that follow each other, word for word, and its mark. */
+enum answer_rule { ANSWER_RULE_CONFIG, ANSWER_RULE_NONE, ANSWER_RULE_CITATIONS, ANSWER_RULE_QUOTE };
 /* Why there is no answer. Decided from evidence, not by asking the model. */
 enum refusal {
     REFUSAL_NONE,
@@ -120,6 +123,7 @@ struct answer_request {
     const struct answer_source *sources; /* best first */
     size_t n_sources;
     enum answer_mode mode;
+    enum answer_rule rule;           /* for what is generated */
     uint32_t max_tokens;             /* 0: config */
     float temperature, top_p, min_p; /* temperature 0 = greedy; top_p 0 or 1 = off; min_p 0 = off */
     uint64_t seed;

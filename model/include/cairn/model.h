@@ -1,8 +1,9 @@
-/* cairn/model.h - model files, tokenizers, encoder (BERT family), decoder (llama family, Qwen2), chat
- * templates, registry. Threads: an opened model may be shared; every compute call takes the model's own lock,
- * so calls from many threads queue. A decoder_seq belongs to one thread at a time. Tokenizers and registries
- * are immutable after open. All float arrays are float32, row major, shapes written [rows, columns]. COPIED:
- * we keep our own. OWNED: yours to free. BORROWED: ours, valid until the moment named. */
+/* cairn/model.h - model files, tokenizers, encoder (BERT family, nomic-bert), decoder (llama family, Mixtral,
+ * Qwen2, Qwen3, Gemma 3), chat templates, registry. Threads: an opened model may be shared; every compute
+ * call takes the model's own lock, so calls from many threads queue. A decoder_seq belongs to one thread at a
+ * time. Tokenizers and registries are immutable after open. All float arrays are float32, row major, shapes
+ * written [rows, columns]. COPIED: we keep our own. OWNED: yours to free. BORROWED: ours, valid until the
+ * moment named. */
 #ifndef CAIRN_MODEL_H
 #define CAIRN_MODEL_H
 
@@ -100,15 +101,23 @@ int32_t tokenizer_find(const struct tokenizer *t,
                        const char *piece); /* exact vocabulary entry, control tokens too; -1: none */
 bool tokenizer_is_control(const struct tokenizer *t, int32_t id);
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id); /* eos, eot, <|im_end|>, ... */
-const char *
-tokenizer_kind(const struct tokenizer *t); /* "wordpiece", "bpe/qwen2", "bpe/smollm", "bpe/gpt-2", "spm" */
+const char *tokenizer_kind(
+    const struct tokenizer *t); /* "wordpiece", "bpe/qwen2", "bpe/smollm", "bpe/gpt-2", "bpe/llama3", "spm" */
 
 /* ---- chat templates
  * ----------------------------------------------------------------------------------------------- */
 
-enum chat_template { CHAT_NONE, CHAT_CHATML, CHAT_MISTRAL_V1, CHAT_MISTRAL_V3 };
-enum chat_template
-chat_template_by_name(const char *name); /* "chatml", "mistral-v1", "mistral-v3"; CHAT_NONE when unknown */
+enum chat_template {
+    CHAT_NONE,
+    CHAT_CHATML,
+    CHAT_MISTRAL_V1,
+    CHAT_MISTRAL_V3,
+    CHAT_QWEN3,
+    CHAT_LLAMA3,
+    CHAT_GEMMA
+};
+/* "chatml", "mistral-v1", "mistral-v3", "qwen3", "llama-3", "gemma"; CHAT_NONE when unknown */
+enum chat_template chat_template_by_name(const char *name);
 enum chat_template chat_template_detect(
     const struct model_file *f); /* from tokenizer.chat_template and the vocabulary; never runs Jinja */
 const char *chat_template_name(enum chat_template t);
