@@ -707,7 +707,7 @@ static const struct option_row rows[] = {
     ROW("peers-script", "FILE", "runs the peers (default eval/peers_model.py)", O_TEXT, peers_script),
     ROW("tests", "LIST", "only these, as pp512,tg@0", O_TEXT, tests),
     ROW("passes", "P", "of every engine in turn, the best kept (default 3)", O_WHOLE, passes),
-    ROW("threads", "N", "at most (default: cores); 1 is measured too", O_WHOLE, threads),
+    ROW("threads", "N", "this many (default: 1, and all cores)", O_WHOLE, threads),
     ROW("backend", "NAME", "auto, scalar, blas, avx2 or avx512", O_TEXT, backend),
     ROW("models", "DIR", "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)",
         O_TEXT, models),
@@ -715,7 +715,7 @@ static const struct option_row rows[] = {
     ROW("data", "DIR", "where files of random weights are made, and removed (default: $TMPDIR or /tmp)",
         O_TEXT, data),
     LIST("join", "FILE", "an earlier --json: its runs count as further passes; may be repeated", joins),
-    ROW("quick", NULL, "short tests, one pass, --threads only, peers only if named", O_FLAG, quick),
+    ROW("quick", NULL, "short tests, one pass, all cores, peers only if named", O_FLAG, quick),
     ROW("json", NULL, "one JSON object on stdout", O_FLAG, json),
     ROW("quiet", NULL, "no progress on stderr", O_FLAG, quiet),
 };
@@ -760,7 +760,7 @@ int bench_model(int argc, char **argv)
     const char *tmp = getenv("TMPDIR");
     unsigned n = o.threads ? (unsigned)o.threads : (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
     struct model_bench x = {.o = &o, .work = o.work ? o.work : "var/bench", .info = json_object()};
-    if (n > 1 && !o.quick)
+    if (n > 1 && !o.threads && !o.quick)
         x.threads[x.n_threads++] = 1;
     x.threads[x.n_threads++] = n;
     json_object_set_new(x.info, "models", json_object());

