@@ -170,6 +170,8 @@ static enum cairn_err add_peer(struct model_bench *x, const char *python, struct
                        "%s has neither llama_cpp nor onnxruntime with onnx and numpy; install what is to be "
                        "compared with: pip install llama-cpp-python onnxruntime onnx numpy",
                        python);
+    else if (err && err != CAIRN_ESTOPPED)
+        err = cairn_wrap(why, err, "%s", python);
     x->n_peers += !err;
     json_decref(cfg);
     json_decref(has);

@@ -1,4 +1,4 @@
-foreach(test quant ops decoder encoder decoder_tiny kv)
+foreach(test quant ops decoder encoder decoder_tiny kv model_need)
     set(folder unit)
     set(labels quick)
     if(test STREQUAL "ops")
