@@ -102,14 +102,15 @@ static void walk_pieces(void *ctx, size_t begin, size_t end, unsigned worker)
                                   memory_order_relaxed);
 }
 
-double bandwidth_measure(struct bandwidth *b, struct cairn_pool *pool, const char **way)
+double bandwidth_measure(struct bandwidth *b, struct cairn_pool *pool, int64_t (*clock_us)(void),
+                         const char **way)
 {
     double best = 0;
     for (b->way = 0; b->way < sizeof ways / sizeof ways[0]; b->way++)
         for (int i = 0; i < WALKS; i++) {
-            int64_t from = cairn_now_us();
+            int64_t from = clock_us();
             cairn_pool_run(pool, b->n_pieces, 1, walk_pieces, b);
-            double us = (double)(cairn_now_us() - from);
+            double us = (double)(clock_us() - from);
             double gb_s = us > 0 ? (double)b->n_pieces * PIECE / us / 1e3 : 0;
             if (gb_s > best) {
                 best = gb_s;

@@ -141,14 +141,14 @@ static enum cairn_err encoder_pass(struct model_bench *x, struct encoder_side *m
             continue;
         progress(x->o, m->corpus->test, i, n);
         if (m->corpus->n > 1) {
-            err = bench_best(SECONDS_EACH(x), encoder_once, m, &s, why);
+            err = bench_best(x, SECONDS_EACH(x), encoder_once, m, &s, why);
             value = (double)m->corpus->n / s;
         } else {
             size_t asked = x->o->quick ? QUERIES / 4 : QUERIES;
             for (size_t q = 0; q < asked && !err; q++) {
-                int64_t from = cairn_now_us();
+                int64_t from = x->clock_us();
                 err = encoder_once(m, why);
-                ms[q] = seconds_since(from) * 1e3;
+                ms[q] = (double)(x->clock_us() - from) / 1e3;
             }
             value = quantile(ms, asked, 0.5);
         }

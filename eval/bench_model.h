@@ -21,12 +21,13 @@ struct model_bench {
     size_t n_threads;
     struct model_runs runs;
     json_t *info; /* OWNED: all but the runs */
+    int64_t (*clock_us)(void);
 };
 
 /* Seconds of the best call of those that fit in `seconds`, at least one. */
 typedef enum cairn_err (*bench_call)(void *ctx, struct cairn_why *why);
-CAIRN_MUST_USE enum cairn_err bench_best(double seconds, bench_call fn, void *ctx, double *best,
-                                         struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err bench_best(const struct model_bench *x, double seconds, bench_call fn,
+                                         void *ctx, double *best, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err bench_add(struct model_bench *x, const char *engine, const char *model,
                                         const char *test, const char *setting, unsigned threads, int source,
                                         double value, struct cairn_why *why);

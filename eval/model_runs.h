@@ -33,8 +33,9 @@ double model_runs_ratio(const struct model_runs *r, const char *engine, const ch
 struct bandwidth;
 CAIRN_MUST_USE enum cairn_err bandwidth_open(struct bandwidth **out, size_t bytes, struct cairn_why *why);
 void bandwidth_close(struct bandwidth *b);
-/* GB/s, best of a few walks of each way; *way is static text. */
-double bandwidth_measure(struct bandwidth *b, struct cairn_pool *pool, const char **way);
+/* GB/s, best of a few walks of each way; *way is static text. clock: microseconds of some clock. */
+double bandwidth_measure(struct bandwidth *b, struct cairn_pool *pool, int64_t (*clock_us)(void),
+                         const char **way);
 
 /* A GGUF file of random weights in the shape of a known model, for speed alone: no vocabulary, so it says
  * nothing. name is "smollm2-135m-q8_0" and the like; CAIRN_ENOTFOUND lists what there is. */

@@ -27,7 +27,7 @@ struct options {
     const char *conf[CONF_MAX];
     size_t n_conf;
     struct name_list generators, embedders, pairs, shapes, pythons, joins;
-    bool json, quiet, both, drop_self, quick, fresh, help, filters, deletes, keep;
+    bool json, quiet, both, drop_self, quick, fresh, help, filters, deletes, keep, cpu_time;
 };
 struct option_row {
     const char *name, *arg, *help; /* arg NULL: a flag */
