@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STEP_ROWS_MAX = 16, PROMPT_MAX = 1000, HIT_ROWS = 48, N_CTX = 2048 };
+enum { STEP_ROWS_MAX = 16, PROMPT_MAX = 1000, KEPT = PROMPT_MAX / DECODER_PAGE * DECODER_PAGE, N_CTX = 2048 };
 
 /* ---- shared with the encoders ---- */
 
@@ -236,7 +236,7 @@ static const struct decoder_test {
 
 struct decoder_side {
     struct decoder *d;
-    struct decoder_seq *seq;
+    struct decoder_seq *seq, *rows[STEP_ROWS_MAX];
     float *logits;
     int32_t ids[N_CTX];
     const struct decoder_test *test;
@@ -253,18 +253,25 @@ static int32_t greedy(const float *logits, uint32_t n)
     return (int32_t)best;
 }
 
+static const struct decoder_share to_all = {.n_public = KEPT};
+
 static enum cairn_err decoder_once(void *ctx, struct cairn_why *why)
 {
     struct decoder_side *m = ctx;
     uint32_t n = m->test->n;
+    struct decoder_item items[STEP_ROWS_MAX];
+    struct decoder_seq *s = NULL;
     enum cairn_err err = CAIRN_OK;
     switch (m->test->kind) {
     case PREFILL:
         decoder_seq_truncate(m->seq, 0);
         return decoder_eval(m->seq, m->ids, n, false, m->logits, &run_stop, why);
     case STEP:
-        decoder_seq_truncate(m->seq, 0);
-        return decoder_eval(m->seq, m->ids, n, n > 1, m->logits, &run_stop, why);
+        for (uint32_t i = 0; i < n; i++) {
+            decoder_seq_truncate(m->rows[i], 0);
+            items[i] = (struct decoder_item){.seq = m->rows[i], .tokens = m->ids + i, .n = 1, .n_logits = 1};
+        }
+        return decoder_step(m->d, items, n, m->logits, why);
     case DECODE:
         decoder_seq_truncate(m->seq, n);
         for (uint32_t i = 0; i < m->n_tokens && !err; i++)
@@ -274,10 +281,13 @@ static enum cairn_err decoder_once(void *ctx, struct cairn_why *why)
         decoder_seq_truncate(m->seq, 0);
         err = decoder_eval(m->seq, m->ids, n, false, m->logits, &run_stop, why);
         break;
-    case HIT: /* all but the last HIT_ROWS tokens of the prompt are there. The one place for a prefix cache.
-               */
-        decoder_seq_truncate(m->seq, n - HIT_ROWS);
-        err = decoder_eval(m->seq, m->ids + n - HIT_ROWS, HIT_ROWS, false, m->logits, &run_stop, why);
+    case HIT:
+        err = decoder_seq_open(&s, m->d, N_CTX, why);
+        if (!err && decoder_prefix_find(s, m->ids, n, &to_all) != KEPT)
+            err = cairn_fail(why, CAIRN_ESTATE, "the beginning of the prompt was not kept");
+        if (!err)
+            err = decoder_eval(s, m->ids + KEPT, n - KEPT, false, m->logits, &run_stop, why);
+        decoder_seq_close(s);
         break;
     }
     if (!err && greedy(m->logits, decoder_n_vocab(m->d)) < 0)
@@ -285,14 +295,19 @@ static enum cairn_err decoder_once(void *ctx, struct cairn_why *why)
     return err;
 }
 
-/* What must stand in the sequence before the clock runs. */
+/* What must stand in the sequence, or be kept, before the clock runs. The ids are always the same, so what is
+ * there already will do. */
 static enum cairn_err decoder_ready(struct decoder_side *m, struct cairn_why *why)
 {
-    uint32_t before = m->test->kind == DECODE ? m->test->n : m->test->kind == HIT ? m->test->n - HIT_ROWS : 0;
-    if (!before || decoder_seq_len(m->seq) >= before) /* the ids are always the same: what is there will do */
-        return CAIRN_OK;
-    decoder_seq_truncate(m->seq, 0);
-    return decoder_eval(m->seq, m->ids, before, false, m->logits, &run_stop, why);
+    uint32_t before = m->test->kind == DECODE ? m->test->n : m->test->kind == HIT ? (uint32_t)KEPT : 0;
+    enum cairn_err err = CAIRN_OK;
+    if (before && decoder_seq_len(m->seq) < before) {
+        decoder_seq_truncate(m->seq, 0);
+        err = decoder_eval(m->seq, m->ids, before, false, m->logits, &run_stop, why);
+    }
+    if (!err && m->test->kind == HIT)
+        decoder_prefix_keep(m->seq, m->ids, KEPT, &to_all);
+    return err;
 }
 
 static enum cairn_err decoder_pass(struct model_bench *x, struct decoder_side *m, const char *model,
@@ -389,6 +404,8 @@ static enum cairn_err decoder_at(struct model_bench *x, struct bandwidth *b, con
         err = decoder_seq_open(&m->seq, m->d, N_CTX, why);
     if (!err && !(m->logits = cairn_calloc((size_t)STEP_ROWS_MAX * decoder_n_vocab(m->d), sizeof(float))))
         err = cairn_fail(why, CAIRN_ENOMEM, "logits");
+    for (size_t i = 0; i < STEP_ROWS_MAX && !err; i++)
+        err = decoder_seq_open(&m->rows[i], m->d, DECODER_PAGE, why);
     for (uint32_t i = 0; i < N_CTX && !err; i++)
         m->ids[i] = (int32_t)(100 + (uint64_t)i * 7919 % (decoder_n_vocab(m->d) - 200));
     if (!err)
@@ -404,6 +421,8 @@ static enum cairn_err decoder_at(struct model_bench *x, struct bandwidth *b, con
             if (x->peers[i].llama)
                 err = llama_pass(x, i, false, path, model, threads, m->n_tokens, why);
     }
+    for (size_t i = 0; i < STEP_ROWS_MAX; i++)
+        decoder_seq_close(m->rows[i]);
     decoder_seq_close(m->seq);
     decoder_close(m->d);
     cairn_free(m->logits);
@@ -796,7 +815,11 @@ int bench_model(int argc, char **argv)
         err = cairn_fail_errno(&why, errno, "%s", x.tmp);
     if (!err)
         err = bench_run(&x, &why);
-    code = err ? tell_err(&o, err, &why) : finish(&x, before);
+    code = err ? tell_err(&o, err, &why) : DONE;
+    if (!err || (err == CAIRN_ESTOPPED && x.runs.n)) { /* what was measured until then is worth having */
+        int printed = finish(&x, before);
+        code = code ? code : printed;
+    }
     if (made)
         remove_tree(x.tmp);
     cairn_free(x.tmp);

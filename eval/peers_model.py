@@ -67,7 +67,7 @@ class Llama:
     def context(self, threads, ubatch, flash):
         c = self.c
         p = c.llama_context_default_params()
-        p.n_ctx, p.n_batch, p.n_ubatch, p.n_seq_max = 2048, 2048, ubatch, 1
+        p.n_ctx, p.n_batch, p.n_ubatch, p.n_seq_max, p.kv_unified = 2048, 2048, ubatch, 16, True
         p.n_threads = p.n_threads_batch = threads
         p.flash_attn_type = 1 if flash else 0
         self.ctx = c.llama_init_from_model(self.model, p)
@@ -79,17 +79,18 @@ class Llama:
         self.c.llama_free(self.ctx)
 
     def cut(self, n):
-        """Forgets positions from n on."""
-        self.c.llama_memory_seq_rm(self.memory, 0, n, -1)
+        """Forgets positions from n on, of all sequences."""
+        for i in range(16):
+            self.c.llama_memory_seq_rm(self.memory, i, n, -1)
 
-    def eval(self, first, n, all_logits=False):
-        """Seconds of one call on n tokens at `first`; the ids are those of cairn's own run."""
+    def eval(self, first, n, apart=False):
+        """Seconds of one call on n tokens at `first`, or of n sequences; the ids are those of cairn's own run."""
         b, c = self.batch, self.c
         b.n_tokens = n
         for i in range(n):
             b.token[i] = 100 + (first + i) * 7919 % (self.n_vocab - 200)
-            b.pos[i], b.n_seq_id[i], b.seq_id[i][0] = first + i, 1, 0
-            b.logits[i] = all_logits or i == n - 1
+            b.pos[i], b.n_seq_id[i], b.seq_id[i][0] = (first, 1, i) if apart else (first + i, 1, 0)
+            b.logits[i] = apart or i == n - 1
         begun = clock()
         if c.llama_decode(self.ctx, b):
             sys.exit(f"llama.cpp cannot compute {n} tokens at {first}")
@@ -101,20 +102,20 @@ class Llama:
         kind, n = re.fullmatch(r"(pp|tg@|step|ttft|hit)(\d+)", name).groups()
         n = int(n)
 
-        def fresh(first, rows, all_logits=False):
+        def fresh(first, rows, apart=False):
             self.cut(first)
-            return self.eval(first, rows, all_logits)
+            return self.eval(first, rows, apart)
 
         if kind == "pp":
             return n / best(seconds, lambda: fresh(0, n))
         if kind == "ttft":
             return 1e3 * best(0, lambda: fresh(0, n))
-        if kind == "hit":  # all but the last 48 tokens of the prompt are there
-            fresh(0, n - 48)
-            return 1e3 * best(seconds, lambda: fresh(n - 48, 48))
+        if kind == "hit":  # all but the last tokens of the prompt are there, in whole pages of 64
+            fresh(0, n // 64 * 64)
+            return 1e3 * best(seconds, lambda: fresh(n // 64 * 64, n % 64))
         self.cut(0)
         if kind == "step":
-            return 1e3 * best(seconds, lambda: fresh(0, n, n > 1))
+            return 1e3 * best(seconds, lambda: fresh(0, n, True))
         if n:
             self.eval(0, n)
 

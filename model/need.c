@@ -26,18 +26,15 @@ static enum cairn_err decoder_need(struct model_need *out, const char *path, con
                                    struct cairn_why *why)
 {
     struct decoder *d = NULL;
-    struct decoder_seq *s = NULL;
-    size_t before = cairn_heap_bytes(), weights, kv;
+    struct decoder_kv kv;
+    size_t before = cairn_heap_bytes();
     enum cairn_err err = decoder_open_file(&d, path, o, why);
-    if (!err)
-        err = decoder_seq_open(&s, d, 0, why);
     if (!err) {
-        decoder_memory(d, &weights, &kv);
-        out->kv = kv;
+        decoder_kv_get(d, &kv);
+        out->kv = kv.page_bytes * kv.n_pages;
         out->n_ctx = decoder_n_ctx(d);
-        out->held = cairn_heap_bytes() - before - kv;
+        out->held = cairn_heap_bytes() - before - out->kv;
     }
-    decoder_seq_close(s);
     decoder_close(d);
     return err;
 }

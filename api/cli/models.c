@@ -417,7 +417,8 @@ static const struct command commands[] = {
     COMMAND(
         "model inspect", "FILE|NAME", "what a model file holds, and the memory it needs",
         "The memory is that of a process at its peak: pages of the file that computing reads, what is held "
-        "beside them (tables, tokenizer, packed weights, activations), and one sequence's keys and values. "
+        "beside them (tables, tokenizer, packed weights, activations), and keys and values when all of them "
+        "are used. "
         "It is found by opening the model, so a file that cannot be opened has none.",
         inspect_opts, 1, 1, model_inspect),
     COMMAND("tokenize", "TEXT", "the tokens of a text", NULL, tokenize_opts, 1, 1, tokenize),

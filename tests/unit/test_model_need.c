@@ -196,6 +196,16 @@ static void a_decoder_step_allocates_nothing(void **state)
         CHECK_OK(decoder_eval(s, ids, steps[i], steps[i] <= 16, logits, NULL, &why));
         CHECK_U64_EQ(atomic_load(&n_allocated) - before, 0);
     }
+    struct decoder_seq *other;
+    CHECK_OK(decoder_seq_open(&other, d, 0, &why));
+    struct decoder_item items[] = {
+        {.seq = s,       .tokens = ids, .n = 1,        .n_logits = 1 },
+        { .seq = other, .tokens = ids,       .n = 70, .n_logits = 1, .prompt = true},
+    };
+    uint64_t before = atomic_load(&n_allocated);
+    CHECK_OK(decoder_step(d, items, 2, logits, &why));
+    CHECK_U64_EQ(atomic_load(&n_allocated) - before, 0);
+    decoder_seq_close(other);
     decoder_seq_close(s);
     decoder_close(d);
     cairn_pool_close(pool);
@@ -301,27 +311,33 @@ static void batches_of_an_encoder_allocate_nothing(void **state)
 
 /* ---- the forecast ---- */
 
-/* In a child: fills the context, writes how much its memory grew at the most. Pages of the file count with
- * the rest: all that the process has mapped and touched, as the kernel's VmHWM has it. */
+/* In a child: fills all pages of keys and values, which are of two sequences, and writes how much its memory
+ * grew at the most. Pages of the file count with the rest: all that the process has mapped and touched, as
+ * the kernel's VmHWM has it. */
 static void use_and_measure(const char *path, uint32_t n_ctx, int fd)
 {
     TEST_WHY;
     struct cairn_pool *pool;
     struct decoder *d;
-    struct decoder_seq *s;
+    struct decoder_seq *s[2];
     double start = status_kb("VmRSS:");
     CHECK_OK(cairn_pool_open(&pool, 2, &why));
     struct model_opts opts = {.pool = pool, .n_ctx = n_ctx};
     CHECK_OK(decoder_open_file(&d, path, &opts, &why));
-    CHECK_OK(decoder_seq_open(&s, d, 0, &why));
     uint32_t n = decoder_n_ctx(d);
     int32_t *ids = calloc(n, sizeof *ids);
     for (uint32_t i = 0; i < n; i++)
         ids[i] = (int32_t)(i % decoder_n_vocab(d));
     float *logits = calloc(decoder_n_vocab(d), sizeof *logits);
     CHECK(ids && logits);
-    CHECK_OK(decoder_eval(s, ids, n - 1, false, NULL, NULL, &why));
-    CHECK_OK(decoder_eval(s, ids, 1, false, logits, NULL, &why));
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(decoder_seq_open(&s[i], d, 0, &why));
+        CHECK_OK(decoder_eval(s[i], ids, n - 1, false, NULL, NULL, &why));
+        CHECK_OK(decoder_eval(s[i], ids, 1, false, logits, NULL, &why));
+    }
+    struct decoder_kv kv;
+    decoder_kv_get(d, &kv);
+    CHECK_U64_EQ(kv.n_free, 0);
     double grown = (status_kb("VmHWM:") - start) * 1024;
     CHECK_I64_EQ(write(fd, &grown, sizeof grown), sizeof grown);
     _exit(0);

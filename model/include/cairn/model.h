@@ -297,7 +297,7 @@ void decoder_kv_get(struct decoder *d, struct decoder_kv *out);
 struct model_need {
     uint64_t mapped; /* pages of the file that computing reads; the kernel may take them back */
     uint64_t held;   /* our own copies: tables, tokenizer, packed weights, activations */
-    uint64_t kv;     /* decoder: one sequence of n_ctx */
+    uint64_t kv;     /* decoder: keys and values of all sequences, when all pages are used */
     uint32_t n_ctx;
 };
 /* Opens the model as o says, counts, and closes it. f is the file at path, open; card may be NULL for a
