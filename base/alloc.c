@@ -1,6 +1,9 @@
 /* alloc.c - memory with a fault seam, growable buffers, arenas. No locks: the fault counters are atomics. */
 #include <cairn/base.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +28,16 @@ void cairn_alloc_fail_after(uint64_t nth, bool once)
 }
 
 uint64_t cairn_alloc_count(void) { return atomic_load_explicit(&n_allocations, memory_order_relaxed); }
+
+size_t cairn_heap_bytes(void)
+{
+#ifdef __GLIBC__
+    struct mallinfo2 m = mallinfo2();
+    return m.uordblks + m.hblkhd;
+#else
+    return 0;
+#endif
+}
 
 void *cairn_malloc(size_t size) { return must_fail() ? NULL : malloc(size ? size : 1); }
 

@@ -22,27 +22,6 @@ struct bench {
     json_t *out;
 };
 
-static double seconds(int64_t from) { return (double)(cairn_now_us() - from) / 1e6; }
-
-static void put(json_t *o, const char *key, double v)
-{
-    json_object_set_new(o, key, isfinite(v) ? json_real(v) : json_null());
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-static double quantile(double *v, size_t n, double q) /* sorts; nearest rank */
-{
-    if (!n)
-        return NAN;
-    qsort(v, n, sizeof *v, by_value);
-    size_t k = (size_t)ceil(q * (double)n);
-    return v[k ? k - 1 : 0];
-}
-
 /* ---- documents of a seeded generator ---- */
 
 /* Words with the frequencies of a language, roughly: rank r is drawn with a chance of about 1/r. */
@@ -84,20 +63,20 @@ static enum cairn_err bench_sync(struct bench *x, struct bench_service *b, const
     enum cairn_err err = lab_call(
         b, x->o, "doc.sync", json_pack("{s:s, s:s, s:b}", "collection", COLLECTION, "path", kb, "create", 1),
         true, &r, why);
-    double s = seconds(from), docs = json_number_value(json_object_get(r, "put")),
+    double s = seconds_since(from), docs = json_number_value(json_object_get(r, "put")),
            bytes = json_number_value(json_object_get(r, "bytes"));
-    put(o, "documents", docs);
-    put(o, "passages", json_number_value(json_object_get(r, "passages")));
-    put(o, "bytes", bytes);
-    put(o, "seconds", s);
-    put(o, "documents_per_s", docs / s);
-    put(o, "mb_per_s", bytes / 1e6 / s);
+    json_put(o, "documents", docs);
+    json_put(o, "passages", json_number_value(json_object_get(r, "passages")));
+    json_put(o, "bytes", bytes);
+    json_put(o, "seconds", s);
+    json_put(o, "documents_per_s", docs / s);
+    json_put(o, "mb_per_s", bytes / 1e6 / s);
     json_decref(r);
     from = cairn_now_us();
     if (!err) /* nothing has changed: what a loader's every later run costs */
         err = lab_call(b, x->o, "doc.sync", json_pack("{s:s, s:s}", "collection", COLLECTION, "path", kb),
                        false, &r, why);
-    put(o, "again_unchanged_s", seconds(from));
+    json_put(o, "again_unchanged_s", seconds_since(from));
     json_object_set_new(ingest, "knowledge_base", o);
     if (!err)
         json_decref(r);
@@ -136,12 +115,12 @@ static enum cairn_err bench_put(struct bench *x, struct bench_service *b, const 
     progress_clear();
     json_t *o = json_object();
     double s = (double)us / 1e6;
-    put(o, "documents", (double)n);
-    put(o, "passages", (double)passages);
-    put(o, "bytes", (double)bytes);
-    put(o, "seconds", s);
-    put(o, "documents_per_s", (double)n / s);
-    put(o, "mb_per_s", (double)bytes / 1e6 / s);
+    json_put(o, "documents", (double)n);
+    json_put(o, "passages", (double)passages);
+    json_put(o, "bytes", (double)bytes);
+    json_put(o, "seconds", s);
+    json_put(o, "documents_per_s", (double)n / s);
+    json_put(o, "mb_per_s", (double)bytes / 1e6 / s);
     json_object_set_new(ingest, name, o);
     return err;
 }
@@ -225,10 +204,10 @@ static enum cairn_err bench_search(struct bench *x, struct bench_service *b, con
             retrieval_release(&hits);
         }
         json_t *o = json_object();
-        put(o, "queries", (double)n);
-        put(o, "passages", (double)allowed);
-        put(o, "p50_ms", quantile(ms, n, 0.5));
-        put(o, "p99_ms", quantile(ms, n, 0.99));
+        json_put(o, "queries", (double)n);
+        json_put(o, "passages", (double)allowed);
+        json_put(o, "p50_ms", quantile(ms, n, 0.5));
+        json_put(o, "p99_ms", quantile(ms, n, 0.99));
         json_object_set_new(to, names[leg], o);
     }
     progress_clear();
@@ -248,16 +227,16 @@ static enum cairn_err bench_models(struct bench *x, struct bench_service *b, jso
     int64_t from = cairn_now_us();
     if (b->names[MODEL_EMBEDDER])
         err = service_encoder(b->s, MODEL_EMBEDDER, &e, why);
-    put(load, "embedder_s", e ? seconds(from) : NAN);
+    json_put(load, "embedder_s", e ? seconds_since(from) : NAN);
     from = cairn_now_us();
     struct encoder *pair = NULL;
     if (!err && b->names[MODEL_RERANKER])
         err = service_encoder(b->s, MODEL_RERANKER, &pair, why);
-    put(load, "reranker_s", pair ? seconds(from) : NAN);
+    json_put(load, "reranker_s", pair ? seconds_since(from) : NAN);
     from = cairn_now_us();
     if (!err && b->names[MODEL_GENERATOR])
         err = service_decoder(b->s, &d, why);
-    put(load, "generator_s", d ? seconds(from) : NAN);
+    json_put(load, "generator_s", d ? seconds_since(from) : NAN);
     json_object_set_new(to, "model_load", load);
     if (err)
         return err;
@@ -288,14 +267,14 @@ static enum cairn_err bench_models(struct bench *x, struct bench_service *b, jso
             progress(x->o, "embedding", i * N, rounds * N);
             err = encoder_embed(e, texts, N, out, &run_stop, why);
         }
-        double s = seconds(from);
+        double s = seconds_since(from);
         json_t *o = json_object();
         json_object_set_new(o, "model", json_string(encoder_name(e)));
         json_object_set_new(o, "backend", json_string(encoder_backend_name(e)));
-        put(o, "passages", (double)(rounds * N));
-        put(o, "tokens_each", (double)tokens / N);
-        put(o, "passages_per_s", (double)(rounds * N) / s);
-        put(o, "tokens_per_s", (double)(rounds * tokens) / s);
+        json_put(o, "passages", (double)(rounds * N));
+        json_put(o, "tokens_each", (double)tokens / N);
+        json_put(o, "passages_per_s", (double)(rounds * N) / s);
+        json_put(o, "tokens_per_s", (double)(rounds * tokens) / s);
         json_object_set_new(to, "embedding", o);
         for (int i = 0; i < N; i++)
             cairn_buf_release(&text[i]);
@@ -319,21 +298,21 @@ static enum cairn_err bench_models(struct bench *x, struct bench_service *b, jso
         from = cairn_now_us();
         if (!err)
             err = decoder_eval(seq, ids, n_prompt, false, logits, &run_stop, why);
-        double prefill = seconds(from);
+        double prefill = seconds_since(from);
         from = cairn_now_us();
         for (size_t i = 0; i < n_decode && !err; i++) {
             progress(x->o, "decode", i, n_decode);
             err = decoder_eval(seq, &ids[i], 1, false, logits, &run_stop, why);
         }
-        double decode = seconds(from);
+        double decode = seconds_since(from);
         json_t *o = json_object();
         json_object_set_new(o, "model", json_string(decoder_name(d)));
         json_object_set_new(o, "backend", json_string(decoder_backend_name(d)));
-        put(o, "prompt_tokens", (double)n_prompt);
-        put(o, "prefill_tokens_per_s", (double)n_prompt / prefill);
-        put(o, "decoded_tokens", (double)n_decode);
-        put(o, "decode_tokens_per_s", (double)n_decode / decode);
-        put(o, "weights_mb", (double)decoder_weight_bytes(d) / 1e6);
+        json_put(o, "prompt_tokens", (double)n_prompt);
+        json_put(o, "prefill_tokens_per_s", (double)n_prompt / prefill);
+        json_put(o, "decoded_tokens", (double)n_decode);
+        json_put(o, "decode_tokens_per_s", (double)n_decode / decode);
+        json_put(o, "weights_mb", (double)decoder_weight_bytes(d) / 1e6);
         json_object_set_new(to, "generator", o);
         decoder_seq_close(seq);
         cairn_free(ids);
@@ -373,12 +352,13 @@ static enum cairn_err bench_ask(struct bench *x, struct bench_service *b, const 
     }
     progress_clear();
     json_t *o = json_object();
-    put(o, "asked", (double)asked);
-    put(o, "answered", (double)answered);
-    put(o, "first_token_ms_p50", quantile(first, answered, 0.5)); /* from the question: search included */
-    put(o, "total_ms_p50", quantile(total, answered, 0.5));
-    put(o, "prompt_tokens_mean", prompt / (double)answered);
-    put(o, "completion_tokens_mean", written / (double)answered);
+    json_put(o, "asked", (double)asked);
+    json_put(o, "answered", (double)answered);
+    json_put(o, "first_token_ms_p50",
+             quantile(first, answered, 0.5)); /* from the question: search included */
+    json_put(o, "total_ms_p50", quantile(total, answered, 0.5));
+    json_put(o, "prompt_tokens_mean", prompt / (double)answered);
+    json_put(o, "completion_tokens_mean", written / (double)answered);
     json_object_set_new(to, "answers", o);
     return err;
 }
@@ -461,9 +441,9 @@ static void bench_memory(struct bench *x, const char *dir, json_t *to)
                                                                                    copy, listen, any,
                                                                                    http, any,    NULL};
     (void)x;
-    put(o, "open_store_mb", rss_of_child(idle));
-    put(o, "serve_idle_mb", rss_of_child(server));
-    put(o, "this_process_with_models_mb", rss_mb(getpid()));
+    json_put(o, "open_store_mb", rss_of_child(idle));
+    json_put(o, "serve_idle_mb", rss_of_child(server));
+    json_put(o, "this_process_with_models_mb", rss_mb(getpid()));
     json_object_set_new(to, "memory", o);
     cairn_free(copy);
 }
@@ -492,17 +472,6 @@ static void print_tree(const json_t *v, int depth)
             printf("%*s%-*s %12s\n", depth * 2, "", 30 - depth * 2, key, "-");
         }
     }
-}
-
-static void remove_tree(const char *path)
-{
-    pid_t pid = fork();
-    if (pid == 0) {
-        execlp("rm", "rm", "-rf", "--", path, (char *)NULL);
-        _exit(127);
-    }
-    if (pid > 0)
-        (void)waitpid(pid, NULL, 0);
 }
 
 static const struct option_row rows[] = {
@@ -576,7 +545,7 @@ static enum cairn_err bench_run(struct bench *x, struct cairn_why *why)
         b = (struct bench_service){0};
         lab_close(&closed); /* one process at a time has a store open for writing */
         bench_memory(x, dir, x->out);
-        put(json_object_get(x->out, "memory"), "this_process_with_models_mb", here);
+        json_put(json_object_get(x->out, "memory"), "this_process_with_models_mb", here);
     }
     lab_close(&b);
     texts_free(&q);
@@ -641,19 +610,21 @@ int bench_main(int argc, char **argv)
         return bench_index(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "answers") == 0)
         return bench_answers(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "model") == 0)
+        return bench_model(argc - 1, argv + 1);
     struct options o = {.command = "bench", .rerank_weight = -1};
     struct cairn_why why = {{0}};
     int code = options_read(&o, rows, N_ROWS, argc, argv);
     if (code)
         return code;
     if (o.help) {
-        options_print(
-            "bench [options]",
-            "Measures this machine: ingest, embedding, search, answers, memory. Nothing else "
-            "should run beside it. `cairn bench index --help`: the vector index, beside other "
-            "libraries; `cairn bench answers --help`: first tokens, kept prompts, drafts; `cairn bench "
-            "tokenizer VOCAB TEXT`: one tokenizer, MB/s.",
-            rows, N_ROWS, stdout);
+        options_print("bench [options]",
+                      "Measures this machine: ingest, embedding, search, answers, memory. Nothing else "
+                      "should run beside it. `cairn bench index --help`: the vector index, `cairn bench "
+                      "model --help`: the models, beside other libraries; `cairn bench answers --help`: "
+                      "first tokens, kept prompts, drafts; `cairn bench tokenizer VOCAB TEXT`: one "
+                      "tokenizer, MB/s.",
+                      rows, N_ROWS, stdout);
         return finish_output(&o);
     }
     if (o.probe)
@@ -670,8 +641,8 @@ int bench_main(int argc, char **argv)
         return code;
     }
     run_watch();
-    put(x.out, "cores", (double)sysconf(_SC_NPROCESSORS_ONLN));
-    put(x.out, "threads", o.threads ? (double)o.threads : (double)sysconf(_SC_NPROCESSORS_ONLN));
+    json_put(x.out, "cores", (double)sysconf(_SC_NPROCESSORS_ONLN));
+    json_put(x.out, "threads", o.threads ? (double)o.threads : (double)sysconf(_SC_NPROCESSORS_ONLN));
     enum cairn_err err = bench_run(&x, &why);
     if (err) {
         code = tell_err(&o, err, &why);

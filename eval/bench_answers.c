@@ -4,7 +4,6 @@
  * a draft must change none. Greedy. */
 #include "run.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -73,31 +72,17 @@ static enum cairn_err ask(struct bench_service *b, const struct options *o, cons
     return CAIRN_OK;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-static double median(double *v, size_t n)
-{
-    qsort(v, n, sizeof *v, by_value);
-    return n ? v[n / 2] : NAN;
-}
-static void put(json_t *o, const char *key, double v)
-{
-    (void)json_object_set_new(o, key, isfinite(v) ? json_real(v) : json_null());
-}
 static void put_sums(json_t *to, const char *name, struct sums *s)
 {
     json_t *o = json_object();
-    put(o, "first_token_ms_p50", median(s->first, s->n)); /* from the question: search included */
-    put(o, "prefill_ms_p50", median(s->prefill, s->n));
-    put(o, "prompt_tokens_mean", s->prompt / (double)s->n);
-    put(o, "cached_tokens_mean", s->cached / (double)s->n);
-    put(o, "completion_tokens_mean", s->written / (double)s->n + 1);
-    put(o, "decode_tokens_per_s", s->written / s->decode_ms * 1e3);
-    put(o, "drafted", s->drafted);
-    put(o, "accepted", s->accepted);
+    json_put(o, "first_token_ms_p50", quantile(s->first, s->n, 0.5)); /* from the question: search included */
+    json_put(o, "prefill_ms_p50", quantile(s->prefill, s->n, 0.5));
+    json_put(o, "prompt_tokens_mean", s->prompt / (double)s->n);
+    json_put(o, "cached_tokens_mean", s->cached / (double)s->n);
+    json_put(o, "completion_tokens_mean", s->written / (double)s->n + 1);
+    json_put(o, "decode_tokens_per_s", s->written / s->decode_ms * 1e3);
+    json_put(o, "drafted", s->drafted);
+    json_put(o, "accepted", s->accepted);
     (void)json_object_set_new(to, name, o);
 }
 
@@ -222,9 +207,9 @@ int bench_answers(int argc, char **argv)
         code = tell_err(&o, err, &why);
     } else {
         json_t *out = json_object();
-        put(out, "asked", (double)x->n_asked);
-        put(out, "answered", (double)x->n);
-        put(out, "same_text_without_drafts", (double)x->same);
+        json_put(out, "asked", (double)x->n_asked);
+        json_put(out, "answered", (double)x->n);
+        json_put(out, "same_text_without_drafts", (double)x->same);
         put_sums(out, "cold", &x->cold);
         put_sums(out, "again", &x->again);
         put_sums(out, "without_drafts", &x->plain);

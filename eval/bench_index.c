@@ -60,11 +60,6 @@ static int by_value(const void *a, const void *b)
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
-static void put(json_t *o, const char *key, double v)
-{
-    json_object_set_new(o, key, __builtin_isfinite(v) ? json_real(v) : json_null());
-}
-
 /* ---- the store ---- */
 
 /* Whether a row carries the principal of a share, or falls to a deletion: each share is drawn apart. */
@@ -154,21 +149,10 @@ static enum cairn_err merge(struct index_bench *x, struct store *s, json_t *to, 
     double wall = now_s(), cpu = cpu_s();
     enum cairn_err err = store_merge(s, COLLECTION, &o, merge_progress, x, &run_stop, &n, why);
     progress_clear();
-    put(to, "merge_cpu_s", cpu_s() - cpu);
-    put(to, "merge_wall_s", now_s() - wall);
-    put(to, "merge_segments", n);
+    json_put(to, "merge_cpu_s", cpu_s() - cpu);
+    json_put(to, "merge_wall_s", now_s() - wall);
+    json_put(to, "merge_segments", n);
     return err;
-}
-
-static void remove_tree(const char *path)
-{
-    pid_t pid = fork();
-    if (pid == 0) {
-        execlp("rm", "rm", "-rf", "--", path, (char *)NULL);
-        _exit(127);
-    }
-    if (pid > 0)
-        (void)waitpid(pid, NULL, 0);
 }
 
 static enum cairn_err store_make(struct index_bench *x, const char *dir, json_t *to, struct cairn_why *why)
@@ -201,14 +185,14 @@ static enum cairn_err store_make(struct index_bench *x, const char *dir, json_t 
     double begun = now_s(), cpu = cpu_s();
     if (!err)
         err = change_rows(x, s, &(struct change){NULL, 0, grouped, BATCH, false, NULL}, &n, why);
-    put(to, "insert_grouped_rows_per_s", grouped / (now_s() - begun));
-    put(to, "insert_cpu_s", cpu_s() - cpu);
+    json_put(to, "insert_grouped_rows_per_s", grouped / (now_s() - begun));
+    json_put(to, "insert_cpu_s", cpu_s() - cpu);
     if (!err)
         err = change_rows(x, s, &(struct change){NULL, grouped, x->base.n, 1, false, times}, &n, why);
     if (!err && singles) {
         qsort(times, singles, sizeof *times, by_value);
-        put(to, "insert_single_p50_ms", times[singles / 2] * 1e3);
-        put(to, "insert_single_p99_ms", times[singles * 99 / 100] * 1e3);
+        json_put(to, "insert_single_p50_ms", times[singles / 2] * 1e3);
+        json_put(to, "insert_single_p99_ms", times[singles * 99 / 100] * 1e3);
     }
     if (!err)
         err = merge(x, s, to, why);
@@ -231,12 +215,12 @@ static enum cairn_err sizes(struct index_bench *x, struct store *s, json_t *to, 
     if (err)
         return err;
     double n = info.n_rows ? (double)info.n_rows : 1;
-    put(to, "segments", info.n_segments);
-    put(to, "rows_in_segments", (double)info.n_rows);
-    put(to, "rows_in_delta", (double)info.n_delta);
-    put(to, "hot_bytes_per_vector", (double)info.hot_bytes / n);
-    put(to, "vector_bytes_per_vector", (double)(info.hot_bytes + info.cold_bytes) / n);
-    put(to, "store_bytes_per_vector", (double)st.map_used_bytes / x->base.n);
+    json_put(to, "segments", info.n_segments);
+    json_put(to, "rows_in_segments", (double)info.n_rows);
+    json_put(to, "rows_in_delta", (double)info.n_delta);
+    json_put(to, "hot_bytes_per_vector", (double)info.hot_bytes / n);
+    json_put(to, "vector_bytes_per_vector", (double)(info.hot_bytes + info.cold_bytes) / n);
+    json_put(to, "store_bytes_per_vector", (double)st.map_used_bytes / x->base.n);
     return CAIRN_OK;
 }
 
@@ -258,8 +242,8 @@ static enum cairn_err open_and_ask(struct index_bench *x, struct store **s, cons
     if (!err)
         err = store_search_vector(v, COLLECTION, x->queries.v, x->queries.dim, f, K, NULL, hits, &n, NULL,
                                   NULL, why);
-    put(to, "open_ms", (opened - begun) * 1e3);
-    put(to, "open_and_first_answer_ms", (now_s() - begun) * 1e3);
+    json_put(to, "open_ms", (opened - begun) * 1e3);
+    json_put(to, "open_and_first_answer_ms", (now_s() - begun) * 1e3);
     store_filter_close(f);
     store_view_end(v);
     return err;
@@ -390,14 +374,14 @@ static enum cairn_err sweep(struct index_bench *x, struct store *s, struct cairn
 static json_t *run_json(const struct ann_run *r)
 {
     json_t *o = json_pack("{s:s, s:s, s:s}", "engine", r->engine, "set", r->set, "setting", r->setting);
-    put(o, "recall", r->recall);
-    put(o, "qps", r->qps);
-    put(o, "p50_us", r->p50_us);
-    put(o, "p99_us", r->p99_us);
-    put(o, "mean_qps", r->mean_qps);
+    json_put(o, "recall", r->recall);
+    json_put(o, "qps", r->qps);
+    json_put(o, "p50_us", r->p50_us);
+    json_put(o, "p99_us", r->p99_us);
+    json_put(o, "mean_qps", r->mean_qps);
     if (r->path[0]) {
         json_object_set_new(o, "path", json_string(r->path));
-        put(o, "n_scored", r->n_scored);
+        json_put(o, "n_scored", r->n_scored);
     }
     return o;
 }
@@ -429,8 +413,8 @@ static enum cairn_err filtered(struct index_bench *x, struct store *s, struct ca
             struct ann_run run = {.recall = 0};
             err = measure(x, &want, &run, why);
             json_t *o = run_json(&run);
-            put(o, "share", shares[i].per_mille / 1000.0);
-            put(o, "matches", n);
+            json_put(o, "share", shares[i].per_mille / 1000.0);
+            json_put(o, "matches", n);
             json_array_append_new(all, o);
         }
         ann_ids_release(&truth);
@@ -496,6 +480,14 @@ static enum cairn_err deletions(struct index_bench *x, struct store *s, struct c
 
 /* ---- sets ---- */
 
+static enum cairn_err index_python(struct index_bench *x, struct cairn_why *why)
+{
+    /* hnswlib has no binary release: its own setup compiles for this machine */
+    static const char *const packages[] = {"numpy",   "pybind11", "scikit-learn", "faiss-cpu", "usearch",
+                                           "hnswlib", NULL};
+    return peers_python(x->o, x->work, "py", packages, &x->python, why);
+}
+
 static enum cairn_err set_files(struct index_bench *x, struct cairn_why *why)
 {
     const struct options *o = x->o;
@@ -541,7 +533,7 @@ static enum cairn_err set_files(struct index_bench *x, struct cairn_why *why)
         char *log = cairn_asprintf("%s.log", x->stem);
         err = log ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "paths");
         if (!err && !x->python)
-            err = peers_python(x, why);
+            err = index_python(x, why);
         const char *argv[] = {x->python, script, "lsa", x->base_path, x->query_path, NULL};
         progress(o, "real text: TF-IDF and SVD", 0, 0);
         if (!err)
@@ -576,7 +568,7 @@ static enum cairn_err set_files(struct index_bench *x, struct cairn_why *why)
     progress(o, "exact truth", 0, 0);
     double begun = now_s();
     err = ann_exact(&x->truth, &x->base, &x->queries, x->queries.n, NULL, K, &run_stop, why);
-    put(x->info, "exact_s", now_s() - begun);
+    json_put(x->info, "exact_s", now_s() - begun);
     progress_clear();
     return err ? err : ann_ids_write(x->truth_path, &x->truth, why);
 }
@@ -595,9 +587,9 @@ static json_t *ratios(struct index_bench *x)
         json_t *o = json_object();
         snprintf(key, sizeof key, "%s@%.2f", x->label, levels[i]);
         if (own && old)
-            put(o, "hnswlib", own->qps / old->qps);
+            json_put(o, "hnswlib", own->qps / old->qps);
         if (own && best) {
-            put(o, "best_peer", own->qps / best->qps);
+            json_put(o, "best_peer", own->qps / best->qps);
             json_object_set_new(names, key, json_string(best->engine));
         }
         json_object_set_new(all, key, o);
@@ -730,7 +722,7 @@ static enum cairn_err bench_set(struct index_bench *x, struct cairn_why *why)
     json_object_set_new(x->info, "cairn", own);
     json_object_set_new(x->info, "peers", json_object());
     if (!err && with_peers) {
-        err = peers_python(x, why);
+        err = index_python(x, why);
         if (err && err != CAIRN_ESTOPPED) { /* cairn alone is still worth its numbers */
             (void)tell(o, FAILED, "%s; going on without peers", why->text);
             json_object_set_new(x->info, "without_peers", json_string(why->text));
@@ -742,9 +734,9 @@ static enum cairn_err bench_set(struct index_bench *x, struct cairn_why *why)
         err = set_files(x, why);
     if (!err) {
         json_object_set_new(x->info, "set", json_string(x->label));
-        put(x->info, "n", x->base.n);
-        put(x->info, "dim", x->base.dim);
-        put(x->info, "queries", x->queries.n);
+        json_put(x->info, "n", x->base.n);
+        json_put(x->info, "dim", x->base.dim);
+        json_put(x->info, "queries", x->queries.n);
         dir = cairn_asprintf("%s.%s", x->stem, o->filters ? "acl.store" : "store");
         ready = cairn_asprintf("%s/ready", dir ? dir : "");
         err = dir && ready ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "paths");

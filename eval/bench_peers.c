@@ -53,17 +53,18 @@ enum cairn_err peers_exec(const char *const *argv, const char *log, struct cairn
     return err;
 }
 
-enum cairn_err peers_python(struct index_bench *x, struct cairn_why *why)
+enum cairn_err peers_python(const struct options *o, const char *work, const char *name,
+                            const char *const *packages, char **out, struct cairn_why *why)
 {
-    char *venv = cairn_path_join(x->work, "py"), *python = cairn_asprintf("%s/py/bin/python", x->work),
-         *ready = cairn_asprintf("%s/py/ready", x->work), *log = cairn_asprintf("%s/py.log", x->work);
+    char *venv = cairn_path_join(work, name), *python = cairn_asprintf("%s/%s/bin/python", work, name),
+         *ready = cairn_asprintf("%s/%s/ready", work, name), *log = cairn_asprintf("%s/%s.log", work, name);
     enum cairn_err err = venv && python && ready && log ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "paths");
     if (!err && !file_exists(ready)) {
         const char *make[] = {"python3", "-m", "venv", venv, NULL},
-                   /* hnswlib has no binary release: its own setup compiles for this machine */
-            *fill[] = {python,     "-m",           "pip",       "install", "--quiet", "numpy",
-                       "pybind11", "scikit-learn", "faiss-cpu", "usearch", "hnswlib", NULL};
-        progress(x->o, "installing peers", 0, 0);
+                   *fill[PEER_PACKAGES_MAX + 6] = {python, "-m", "pip", "install", "--quiet"};
+        for (size_t i = 0; packages[i] && i < PEER_PACKAGES_MAX; i++)
+            fill[5 + i] = packages[i];
+        progress(o, "installing peers", 0, 0);
         err = peers_exec(make, log, why);
         if (!err)
             err = peers_exec(fill, log, why);
@@ -75,7 +76,7 @@ enum cairn_err peers_python(struct index_bench *x, struct cairn_why *why)
         progress_clear();
     }
     if (!err) {
-        x->python = python;
+        *out = python;
         python = NULL;
     }
     cairn_free(venv);

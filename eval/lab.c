@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- options ---- */
@@ -26,6 +27,13 @@ static int option_value(struct options *o, const struct option_row *r, const cha
             return tell(o, USAGE, "--%s: at most %u of them", r->name, CONF_MAX);
         o->conf[o->n_conf++] = value;
         return DONE;
+    case O_LIST: {
+        struct name_list *list = (struct name_list *)(void *)field;
+        if (list->n == NAMES_MAX)
+            return tell(o, USAGE, "--%s: at most %u of them", r->name, NAMES_MAX);
+        list->v[list->n++] = value;
+        return DONE;
+    }
     case O_WHOLE: {
         errno = 0;
         uint64_t v = strtoull(value, &end, 10);
@@ -423,6 +431,38 @@ size_t *sample_of(size_t total, uint64_t n, uint64_t seed, size_t *n_out)
     *n_out = (size_t)n;
     qsort(at, *n_out, sizeof *at, by_index);
     return at;
+}
+
+void json_put(json_t *o, const char *key, double v)
+{
+    json_object_set_new(o, key, isfinite(v) ? json_real(v) : json_null());
+}
+
+double seconds_since(int64_t us) { return (double)(cairn_now_us() - us) / 1e6; }
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+double quantile(double *v, size_t n, double q)
+{
+    if (!n)
+        return NAN;
+    qsort(v, n, sizeof *v, by_value);
+    size_t k = (size_t)ceil(q * (double)n);
+    return v[k ? k - 1 : 0];
+}
+
+void remove_tree(const char *path)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        execlp("rm", "rm", "-rf", "--", path, (char *)NULL);
+        _exit(127);
+    }
+    if (pid > 0)
+        (void)waitpid(pid, NULL, 0);
 }
 
 int finish_output(const struct options *o)

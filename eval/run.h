@@ -12,20 +12,26 @@
 enum { DONE = 0, FAILED = 1, USAGE = 2, NOT_FOUND = 3 };
 
 #define CONF_MAX 32u
+#define NAMES_MAX 16u
+struct name_list {
+    const char *v[NAMES_MAX];
+    size_t n;
+};
 struct options {
     const char *command; /* "eval retrieval", ... */
     const char *set, *run, *qrels, *data, *models, *profile, *embedder, *reranker, *generator, *backend,
         *legs, *measures, *run_out, *kb, *collection, *mode, *out, *probe, *base, *query, *work, *svg, *peers,
-        *peers_script, *join;
+        *peers_script, *join, *tests;
     uint64_t sample, rerank_sample, seed, k, threads, max_tokens, n, dim, queries, passes;
     double dense_weight, rerank_weight; /* -1: the default of a new collection */
     const char *conf[CONF_MAX];
     size_t n_conf;
-    bool json, quiet, both, drop_self, quick, fresh, help, filters, deletes, keep;
+    struct name_list generators, embedders, pairs, shapes, pythons, joins;
+    bool json, quiet, both, drop_self, quick, fresh, help, filters, deletes, keep, cpu_time;
 };
 struct option_row {
     const char *name, *arg, *help; /* arg NULL: a flag */
-    enum { O_TEXT, O_WHOLE, O_SHARE, O_FLAG, O_CONF } kind;
+    enum { O_TEXT, O_WHOLE, O_SHARE, O_FLAG, O_CONF, O_LIST } kind;
     size_t at;
 };
 /* DONE, or USAGE after a message. Options are "--name value" or "--name=value". */
@@ -73,6 +79,11 @@ bool file_exists(const char *path);
 size_t *sample_of(size_t total, uint64_t n, uint64_t seed, size_t *n_out);
 uint64_t lab_rand(uint64_t *state); /* xorshift64* */
 
+void json_put(json_t *o, const char *key, double v); /* null when not finite */
+double seconds_since(int64_t us);                    /* of cairn_now_us() */
+double quantile(double *v, size_t n, double q);      /* sorts v; nearest rank; NaN when n is 0 */
+void remove_tree(const char *path);
+
 /* Prints v on stdout, one line. */
 int print_json(const struct options *o, json_t *v);
 int finish_output(const struct options *o);
@@ -83,5 +94,6 @@ int eval_grounding(int argc, char **argv);
 int bench_probe(const struct options *o);
 int bench_index(int argc, char **argv);
 int bench_answers(int argc, char **argv);
+int bench_model(int argc, char **argv);
 
 #endif

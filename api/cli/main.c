@@ -17,9 +17,9 @@ static const struct {
     const char *name, *summary;
     int (*run)(int argc, char **argv);
 } above[] = {
-    {"eval",  "judge retrieval, answers or the grounding checker against a set", eval_main },
-    {"train", "fit the grounding checker to judged sets",                        train_main},
-    {"bench", "measure this machine; `bench index`: the vector index",           bench_main}
+    {"eval",  "judge retrieval, answers or the grounding checker against a set",   eval_main },
+    {"train", "fit the grounding checker to judged sets",                          train_main},
+    {"bench", "measure this machine; `bench index`, `bench model`: beside others", bench_main}
 };
 #endif
 

@@ -199,6 +199,29 @@ static void print_tensors(json_t *tensors)
     table_print_free(t);
 }
 
+/* What a process needs that computes with this model; NULL: it cannot be said, and why is told on stderr. */
+static json_t *memory_needed(const struct args *a, const struct model_file *f, const char *path,
+                             const struct model_card *card)
+{
+    struct cairn_pool *pool = NULL;
+    struct model_need need;
+    struct cairn_why why = {{0}};
+    enum cairn_err err = cairn_pool_open(&pool, 0, &why);
+    struct model_opts opts = {.pool = pool};
+    if (!err)
+        err = model_need_of(&need, f, path, card, &opts, &why);
+    json_t *j = NULL;
+    if (!err)
+        j = json_pack("{s:I,s:I,s:I,s:I,s:I,s:i}", "mapped_bytes", (json_int_t)need.mapped, "held_bytes",
+                      (json_int_t)need.held, "kv_bytes", (json_int_t)need.kv, "total_bytes",
+                      (json_int_t)(need.mapped + need.held + need.kv), "n_ctx", (json_int_t)need.n_ctx,
+                      "threads", (int)cairn_pool_threads(pool));
+    else if (!a->quiet)
+        fprintf(stderr, "memory needed: %s\n", why.text);
+    cairn_pool_close(pool);
+    return j;
+}
+
 static int model_inspect(struct args *a)
 {
     const char *what = a->pos[0];
@@ -208,13 +231,15 @@ static int model_inspect(struct args *a)
     struct cairn_buf b;
     enum cairn_err err = CAIRN_OK;
     const char *path = NULL;
+    const struct model_card *card = NULL;
     if (access(what, F_OK) == 0 && strchr(what, '/'))
         path = what;
     if (!path) {
         err = registry(&r, a, &why);
-        for (size_t i = 0; !err && i < model_registry_count(r); i++)
+        for (size_t i = 0; !err && !card && i < model_registry_count(r); i++)
             if (strcmp(model_registry_at(r, i)->name, what) == 0)
-                path = model_registry_at(r, i)->path;
+                card = model_registry_at(r, i);
+        path = card ? card->path : NULL;
     }
     if (!path && !err && access(what, F_OK) == 0)
         path = what;
@@ -231,12 +256,15 @@ static int model_inspect(struct args *a)
         err = model_file_describe(f, a->tensors, &b, &why);
     int code = err ? fail_with(a, err, &why) : EXIT_DONE;
     json_t *j = err ? NULL : json_loadb(b.bytes, b.len, JSON_ALLOW_NUL, NULL);
-    if (!err && a->json) {
-        fwrite(b.bytes, 1, b.len, stdout);
-        if (b.bytes[b.len - 1] != '\n')
-            fputc('\n', stdout);
-    } else if (!err && !j) {
+    json_t *need = j ? memory_needed(a, f, path, card) : NULL;
+    if (need)
+        (void)json_object_update(json_object_get(j, "memory"), need);
+    json_decref(need);
+    if (!err && !j) {
         code = fail_text(a, EXIT_FAILED, "the description of %s could not be read", what);
+    } else if (!err && a->json) {
+        json_dumpf(j, stdout, isatty(STDOUT_FILENO) == 1 ? JSON_INDENT(2) : JSON_COMPACT);
+        fputc('\n', stdout);
     } else if (!err) {
         json_t *tensors = json_incref(json_object_get(j, "tensors"));
         bool listed = json_is_array(tensors);
@@ -386,7 +414,13 @@ static const struct command commands[] = {
         "model add", "FILE", "make a GGUF or safetensors file usable by name",
         "Opens and checks the whole file before it gets a name. scripts/models fetches the default models.",
         add_opts, 1, 1, model_add),
-    COMMAND("model inspect", "FILE|NAME", "what a model file holds", NULL, inspect_opts, 1, 1, model_inspect),
+    COMMAND(
+        "model inspect", "FILE|NAME", "what a model file holds, and the memory it needs",
+        "The memory is that of a process at its peak: pages of the file that computing reads, what is held "
+        "beside them (tables, tokenizer, packed weights, activations), and keys and values when all of them "
+        "are used. "
+        "It is found by opening the model, so a file that cannot be opened has none.",
+        inspect_opts, 1, 1, model_inspect),
     COMMAND("tokenize", "TEXT", "the tokens of a text", NULL, tokenize_opts, 1, 1, tokenize),
     COMMAND("embed", "TEXT...", "the vectors of texts",
             "Prints one JSON array of numbers per text. --json prints the whole result, where a vector is "

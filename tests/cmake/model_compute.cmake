@@ -1,4 +1,4 @@
-foreach(test quant ops decoder encoder decoder_tiny decoder_arch encoder_arch kv)
+foreach(test quant ops decoder encoder decoder_tiny decoder_arch encoder_arch kv model_need)
     set(folder unit)
     set(labels quick)
     if(test STREQUAL "ops")

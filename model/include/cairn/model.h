@@ -299,4 +299,21 @@ struct decoder_kv { /* keys and values of all sequences, and kept beginnings */
 };
 void decoder_kv_get(struct decoder *d, struct decoder_kv *out);
 
+/* ---- memory
+ * ---------------------------------------------------------------------------------------------------------------
+ */
+
+/* Bytes of a process that computes with a model, at its peak. */
+struct model_need {
+    uint64_t mapped; /* pages of the file that computing reads; the kernel may take them back */
+    uint64_t held;   /* our own copies: tables, tokenizer, packed weights, activations */
+    uint64_t kv;     /* decoder: keys and values of all sequences, when all pages are used */
+    uint32_t n_ctx;
+};
+/* Opens the model as o says, counts, and closes it. f is the file at path, open; card may be NULL for a
+ * decoder. To be called while no other thread allocates. */
+CAIRN_MUST_USE enum cairn_err model_need_of(struct model_need *out, const struct model_file *f,
+                                            const char *path, const struct model_card *card,
+                                            const struct model_opts *o, struct cairn_why *why);
+
 #endif
