@@ -369,10 +369,10 @@ static enum cairn_err make_rooms(struct encoder *e, const struct model_opts *o, 
     e->head_floats = 2 * c->scores_ld * e->head_dim;
     for (uint32_t i = 0; i < e->n_layer; i++) {
         struct layer *l = &e->layers[i];
-        struct weight *qkv[] = {&l->q.w, &l->k.w, &l->v.w}, *o[] = {&l->o.w}, *up[] = {&l->up.w, &l->gate.w},
-                      *down[] = {&l->down.w};
-        if (!weights_pack(c, qkv, 3) || !weights_pack(c, o, 1) || !weights_pack(c, up, e->rotary ? 2 : 1) ||
-            !weights_pack(c, down, 1))
+        struct weight *qkv[] = {&l->q.w, &l->k.w, &l->v.w}, *mixed[] = {&l->o.w},
+                      *up[] = {&l->up.w, &l->gate.w}, *down[] = {&l->down.w};
+        if (!weights_pack(c, qkv, 3) || !weights_pack(c, mixed, 1) ||
+            !weights_pack(c, up, e->rotary ? 2 : 1) || !weights_pack(c, down, 1))
             return cairn_fail(why, CAIRN_ENOMEM, "packed weights of layer %u", i);
     }
     /* the head too, so that a pair's logit does not depend on how many pairs are scored with it */

@@ -209,7 +209,10 @@ static void check_spec(size_t which, enum model_backend backend, struct cairn_po
     struct decoder_seq *s = NULL;
     for (size_t i = 0; i < TOKENS; i++)
         tokens[i] = (int32_t)(splitmix(7, i) % VOCAB);
-    CHECK_OK(decoder_open_file(&d, path, &(struct model_opts){.pool = pool, .backend = backend}, &why));
+    CHECK_OK(decoder_open_file(
+        &d, path,
+        &(struct model_opts){.pool = pool, .backend = backend, .cache_type = CACHE_F32, .exact = true},
+        &why));
     CHECK_OK(decoder_seq_open(&s, d, 64, &why));
     for (int way = 0; way < 3; way++) { /* at once; in two; the last five one by one */
         size_t cut = way == 0 ? TOKENS : way == 1 ? 11 : TOKENS - 5;
