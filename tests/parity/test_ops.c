@@ -761,7 +761,8 @@ static void mixed_paths_give_each_row_its_own(void **state)
         static float x[ROWS * K], all[ROWS * N], one[N];
         w.bytes = bytes;
         for (size_t i = 0; i < ROWS * K; i++)
-            x[i] = uniform(&seed);
+            x[i] =
+                uniform(&seed) * (i / K % 3 == 1 && test_rand(&seed) % 40 == 0 ? 60.0f : 1.0f); /* outliers */
         for (size_t b = 0; b < N_BACKENDS; b++) {
             if (!model_backend_available(backends[b]) || backends[b] == BACKEND_BLAS)
                 continue;
