@@ -416,11 +416,15 @@ static bool pack_words(struct weight *w)
 
 static bool pack(struct weight *const *w, size_t n)
 {
-    bool bytes = true;
-    for (size_t i = 0; i < n && bytes; i++)
-        bytes = int8_exact(w[i]);
-    for (size_t i = 0; i < n; i++)
-        if (!(bytes ? int8_pack(w[i]) : pack_words(w[i])))
+    size_t done = 0;
+    while (done < n && int8_pack(w[done]) == INT8_PACKED)
+        done++;
+    if (done == n)
+        return true;
+    while (done)
+        weight_release(w[--done]);
+    for (; done < n; done++)
+        if (!pack_words(w[done]))
             return false;
     return true;
 }

@@ -129,8 +129,9 @@ static inline struct k_scales k_scales(const uint8_t *s)
 
 /* Weights as bytes: see ops_avx512_int8.c. */
 size_t int8_shared_bytes(size_t rows, size_t k);
-bool int8_exact(const struct weight *w); /* each output's weights are integers of 8 bits times one number */
-bool int8_pack(struct weight *w);        /* of an exact weight; false: no memory */
+enum int8_packed { INT8_PACKED, INT8_NOT_EXACT, INT8_NO_MEMORY };
+/* Exact: each output's weights are integers of 8 bits times one number. */
+enum int8_packed int8_pack(struct weight *w);
 void int8_prepare(const struct compute *c, const float *x, size_t k, size_t begin, size_t end);
 void int8_panel(const struct compute *c, const struct matmul_job *job, size_t n0, size_t n1, size_t r0,
                 size_t r1);

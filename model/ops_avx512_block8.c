@@ -56,14 +56,15 @@ size_t block8_shared_bytes(size_t rows, size_t k)
 {
     return wide_of(k) * (rows * sizeof(struct act_block) + segments_of(rows) * sizeof(struct lacks));
 }
-static inline struct act_block *row_at(const struct compute *c, size_t row, size_t k)
+static inline struct act_block *acts_at(const struct compute *c, size_t rows, size_t b, size_t row)
 {
-    return (struct act_block *)(void *)c->shared + row * wide_of(k);
+    return (struct act_block *)(void *)c->shared + b * rows + row;
 }
-static inline struct lacks *lacks_at(const struct compute *c, size_t rows, size_t row, size_t k)
+static inline struct lacks *lacks_at(const struct compute *c, size_t rows, size_t k, size_t b, size_t row)
 {
-    return (struct lacks *)(void *)row_at(c, rows, k) + row / SEGMENT * wide_of(k);
+    return (struct lacks *)(void *)acts_at(c, rows, wide_of(k), 0) + b * segments_of(rows) + row / SEGMENT;
 }
+
 size_t block8_worker_bytes(void)
 {
     return sizeof(struct panel_block) + (size_t)OPS_ROW_CHUNK * OPS_PANEL * sizeof(float);
@@ -114,27 +115,29 @@ static void run_make(const float *x, float top, struct act_block *b, size_t run)
 }
 
 /* k is a multiple of every type's block, so of RUN. */
-static void row_make(const float *x, size_t k, struct act_block *b, struct lacks *lacks, size_t row)
+static void row_make(const struct compute *c, const float *x, size_t rows, size_t k, size_t row)
 {
     float mean = 0.0f;
     if (k % WIDE)
-        memset(b + k / WIDE, 0, sizeof *b);
+        memset(acts_at(c, rows, k / WIDE, row), 0, sizeof(struct act_block));
     for (size_t at = 0; at < k; at += RUN) {
+        struct act_block *to = acts_at(c, rows, at / WIDE, row);
+        size_t run = at % WIDE / RUN;
         struct run_top t = run_top(x + at);
-        b[at / WIDE].scale[at % WIDE / RUN] = t.first; /* until its run is made */
-        b[at / WIDE].sum[at % WIDE / RUN] = t.second;
-        b[at / WIDE].half[at % WIDE / RUN * 2] = (int32_t)t.place;
+        to->scale[run] = t.first; /* until the run is made */
+        to->sum[run] = t.second;
+        to->half[2 * run] = (int32_t)t.place;
         mean += t.second * t.second;
     }
     float least = OUTLIER * mean / (float)(k / RUN);
     for (size_t at = 0; at < k; at += RUN) {
-        struct act_block *to = &b[at / WIDE];
-        struct lacks *l = &lacks[at / WIDE];
+        struct act_block *to = acts_at(c, rows, at / WIDE, row);
         size_t run = at % WIDE / RUN, place = (size_t)to->half[2 * run];
         float first = to->scale[run], second = to->sum[run];
         bool outlier = place < RUN && first * first - second * second > least && first < FLT_MAX;
         run_make(x + at, outlier ? second : first, to, run);
         if (outlier && to->scale[run] >= 0) { /* not NaN */
+            struct lacks *l = lacks_at(c, rows, k, at / WIDE, row);
             l->of[l->n].value = x[at + place] - to->scale[run] * (float)to->q[run * RUN + place];
             l->of[l->n].row = (uint8_t)(row % SEGMENT);
             l->of[l->n++].at = (uint8_t)(run * RUN + place);
@@ -145,10 +148,9 @@ static void row_make(const float *x, size_t k, struct act_block *b, struct lacks
 void block8_prepare(const struct compute *c, const float *x, size_t rows, size_t k, size_t begin, size_t end)
 {
     for (size_t r = begin; r < end; r++) {
-        struct lacks *l = lacks_at(c, rows, r, k);
         for (size_t b = 0; r % SEGMENT == 0 && b < wide_of(k); b++)
-            l[b].n = 0;
-        row_make(x + r * k, k, row_at(c, r, k), l, r);
+            lacks_at(c, rows, k, b, r)->n = 0;
+        row_make(c, x + r * k, rows, k, r);
     }
 }
 
@@ -279,7 +281,7 @@ static inline int32_t quad_at(const int8_t *p)
 #define EACH_ROW(one) one(0) one(1) one(2) one(3) one(4) one(5)
 #define ROW_LOAD(r)                                                                                          \
     vf y##r = vf_set(0.0f), z##r = y##r;                                                                     \
-    const struct act_block *x##r = a + (rows > r ? r * ld : 0);                                              \
+    const struct act_block *x##r = a + (rows > r ? r : 0);                                                   \
     if (rows > r) {                                                                                          \
         y##r = vf_load(sums + r * OPS_PANEL);                                                                \
         z##r = vf_load(sums + r * OPS_PANEL + 16);                                                           \
@@ -309,7 +311,7 @@ static inline int32_t quad_at(const int8_t *p)
         vf_store(sums + r * OPS_PANEL + 16, z##r);                                                           \
     }
 /* halves: Q6_K, a scale per 16 and the offset as the integer sum's start. */
-static inline __attribute__((always_inline)) void rows_run(const struct act_block *a, size_t ld,
+static inline __attribute__((always_inline)) void rows_run(const struct act_block *a,
                                                            const struct panel_block *w, size_t runs,
                                                            float *sums, unsigned rows, bool halves)
 {
@@ -348,9 +350,9 @@ static void lacks_add(const struct lacks *l, const struct panel_block *w, float 
 #define ROWS_CASE(n)                                                                                         \
     case n:                                                                                                  \
         if (halves)                                                                                          \
-            rows_run(a, wide, w, runs, to, n, true);                                                         \
+            rows_run(a, w, runs, to, n, true);                                                               \
         else                                                                                                 \
-            rows_run(a, wide, w, runs, to, n, false);                                                        \
+            rows_run(a, w, runs, to, n, false);                                                              \
         break
 void block8_panel(const struct compute *c, const struct matmul_job *job, size_t rows, size_t n0, size_t n1,
                   size_t r0, size_t r1, void *scratch)
@@ -364,7 +366,7 @@ void block8_panel(const struct compute *c, const struct matmul_job *job, size_t 
         size_t left = k - b * WIDE, runs = left < WIDE ? left / RUN : RUNS;
         unpack(job->w, n0, n1, b, runs, w);
         for (size_t r = r0; r < r1; r += ROWS) {
-            const struct act_block *a = row_at(c, r, k) + b;
+            const struct act_block *a = acts_at(c, rows, b, r);
             float *to = sums + (r - r0) * OPS_PANEL;
             switch (r1 - r < ROWS ? r1 - r : ROWS) {
                 ROWS_CASE(1);
@@ -378,7 +380,7 @@ void block8_panel(const struct compute *c, const struct matmul_job *job, size_t 
             }
         }
         for (size_t r = r0; r < r1; r += SEGMENT)
-            lacks_add(lacks_at(c, rows, r, k) + b, w, sums + (r - r0) * OPS_PANEL, halves);
+            lacks_add(lacks_at(c, rows, k, b, r), w, sums + (r - r0) * OPS_PANEL, halves);
     }
     for (size_t r = r0; r < r1; r++)
         finish(job, sums + (r - r0) * OPS_PANEL, r, n0, n1);

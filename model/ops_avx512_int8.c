@@ -44,69 +44,79 @@ size_t int8_shared_bytes(size_t rows, size_t k) { return rows * row_bytes(k); }
 
 /* ---- weights ---- */
 
-/* The number that all of w are at most 127 times, to float precision; 0: w is zero; below 0: there is none.
- */
-static float step_of(const float *w, size_t k)
+/* How many of w's largest value a step goes into: the least count of 127 or less for which all of w are whole
+ * steps, to float precision; 0: w is zero; below 0: there is none. */
+static int steps_of(const float *w, size_t k, float *top)
 {
-    float top = 0.0f;
-    for (size_t i = 0; i < k; i++)
-        top = fmaxf(top, fabsf(w[i]));
-    if (!(top < FLT_MAX) || (top > 0 && top < FLT_MIN * 256))
-        return -1.0f;
-    for (int q = 1; q <= 127 && top > 0; q++) {
-        float step = top / (float)q;
-        size_t i = 0;
-        for (; i < k; i++) {
-            float v = w[i] / step;
-            if (!(fabsf(v - rintf(v)) <= 6e-5f)) /* 127 times what two roundings leave */
-                break;
+    const float off_max = 6e-5f; /* 127 times what two roundings leave */
+    float most = 0.0f, sum = 0.0f;
+    for (size_t i = 0; i < k; i++) {
+        float a = fabsf(w[i]);
+        most = a > most ? a : most;
+        sum += a; /* carries NaN along */
+    }
+    *top = most;
+    if (most == 0.0f && sum == 0.0f)
+        return 0;
+    if (!(sum < FLT_MAX) || most < FLT_MIN * 256)
+        return -1;
+    for (int steps = 1; steps <= 127; steps++) {
+        float by = (float)steps / most, off = 0.0f;
+        for (size_t i = 0; i < k && off <= off_max; i += 16) { /* most counts fail in the first sixteen */
+            size_t end = i + 16 < k ? i + 16 : k;
+            for (size_t j = i; j < end; j++) {
+                float v = w[j] * by, d = fabsf(v - rintf(v));
+                off = d > off ? d : off;
+            }
         }
-        if (i == k)
-            return step;
+        if (off <= off_max)
+            return steps;
     }
-    return top > 0 ? -1.0f : 0.0f;
+    return -1;
 }
 
-bool int8_exact(const struct weight *w)
+enum int8_packed int8_pack(struct weight *w)
 {
-    float *row = cairn_reallocarray(NULL, w->k, sizeof *row);
-    bool exact = row != NULL;
-    for (size_t o = 0; o < w->n && exact; o++) {
-        weight_row(w, o, row);
-        exact = step_of(row, w->k) >= 0;
-    }
-    cairn_free(row);
-    return exact;
-}
-
-bool int8_pack(struct weight *w)
-{
-    size_t panels = (w->n + OPS_PANEL - 1) / OPS_PANEL, bytes = panel_bytes(w->k);
-    float *row = cairn_reallocarray(NULL, w->k, sizeof *row);
+    size_t panels = (w->n + OPS_PANEL - 1) / OPS_PANEL, bytes = panel_bytes(w->k),
+           padded = groups_of(w->k) * GROUP;
+    float *row = cairn_reallocarray(NULL, padded, sizeof *row);
     char *out = cairn_aligned(64, panels * bytes);
-    if (!row || !out) {
-        cairn_free(row);
-        cairn_free(out);
-        return false;
-    }
-    memset(out, 0, panels * bytes);
-    for (size_t o = 0; o < w->n; o++) {
+    enum int8_packed done = row && out ? INT8_PACKED : INT8_NO_MEMORY;
+    if (out)
+        memset(out, 0, panels * bytes);
+    for (size_t o = 0; o < w->n && done == INT8_PACKED; o++) {
         struct int8_panel *p = (struct int8_panel *)(void *)(out + o / OPS_PANEL * bytes);
         size_t at = o % OPS_PANEL;
+        float top;
         weight_row(w, o, row);
-        float step = step_of(row, w->k);
-        p->scale[at] = step;
-        for (size_t i = 0; i < w->k && step > 0; i++) {
-            struct int8_group *g = &p->group[i / GROUP];
-            float q = rintf(row[i] / step);
-            g->quad[i % GROUP / 4][at][i % 4] = (int8_t)q;
-            g->sum[at] += q;
+        memset(row + w->k, 0, (padded - w->k) * sizeof *row);
+        int steps = steps_of(row, w->k, &top);
+        if (steps < 0)
+            done = INT8_NOT_EXACT;
+        if (steps <= 0)
+            continue;
+        float by = (float)steps / top;
+        p->scale[at] = top / (float)steps;
+        for (size_t g = 0; g < groups_of(w->k); g++) {
+            int8_t q[GROUP];
+            int sum = 0;
+            for (size_t i = 0; i < GROUP; i++) {
+                q[i] = (int8_t)rintf(row[g * GROUP + i] * by);
+                sum += q[i];
+            }
+            for (size_t i = 0; i < QUADS; i++)
+                memcpy(p->group[g].quad[i][at], q + 4 * i, 4);
+            p->group[g].sum[at] = (float)sum;
         }
     }
     cairn_free(row);
-    w->packed = out;
-    w->form = WEIGHT_BYTES;
-    return true;
+    if (done == INT8_PACKED) {
+        w->packed = out;
+        w->form = WEIGHT_BYTES;
+    } else {
+        cairn_free(out);
+    }
+    return done;
 }
 
 /* ---- activations ---- */
