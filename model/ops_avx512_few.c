@@ -300,12 +300,16 @@ INLINE void fetch(const struct few_job *j, const uint8_t *p0, const uint8_t *p1,
 #define EACH_STEP                                                                                            \
     _Pragma("GCC unroll 4") for (int v = 0; v < 4; v++) { EACH_ROW(ROW_STEP) }
 
+#define ROW_LOAD(r) __m512 y_##r = m > r ? _mm512_loadu_ps(j->lanes + r * LANES_LD) : _mm512_setzero_ps();
+#define ROW_STORE(r)                                                                                         \
+    if (m > r)                                                                                               \
+        _mm512_storeu_ps(j->lanes + r * LANES_LD, y_##r);
 #define ROW_FOLD_K(r)                                                                                        \
     if (m > r) {                                                                                             \
-        float *y = j->lanes + r * LANES_LD;                                                                  \
-        __m512 t = _mm512_fmadd_ps(fold(s0_##r, s1_##r, type == TENSOR_Q6_K),                                \
-                                   _mm512_castpd_ps(_mm512_set1_pd(by[r])), _mm512_loadu_ps(y));             \
-        _mm512_storeu_ps(y, type == TENSOR_Q6_K ? t : _mm512_fnmadd_ps(sum32[r], min, t));                   \
+        __m512 by = _mm512_mul_ps(_mm512_set1_ps(scale[2 * r]), d);                                          \
+        y_##r = _mm512_fmadd_ps(fold(s0_##r, s1_##r, type == TENSOR_Q6_K), by, y_##r);                       \
+        if (type != TENSOR_Q6_K)                                                                             \
+            y_##r = _mm512_fnmadd_ps(sum32[r], min, y_##r);                                                  \
     }
 
 /* The 6-bit scales and mins of Q4_K and Q5_K. */
@@ -325,6 +329,7 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
 {
     const size_t size = type == TENSOR_Q4_K ? Q4_K_BYTES : type == TENSOR_Q5_K ? Q5_K_BYTES : Q6_K_BYTES;
     const uint8_t *p0 = j->w[0] + j->b0 * size, *p1 = j->w[1] + j->b0 * size;
+    EACH_ROW(ROW_LOAD)
     for (size_t b = j->b0; b < j->b1; b++, p0 += size, p1 += size) {
         const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
         const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
@@ -344,8 +349,7 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
             min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(mins)),
                                 _mm512_broadcast_f32x2(_mm_permute_ps(both, 0x0d)));
         }
-        double by[GROUP]; /* pairs of floats: the scales of the superblock's sums by row */
-        _mm512_storeu_ps(by, _mm512_mul_ps(_mm512_loadu_ps(j->a.scale + b * 2 * GROUP), d));
+        const float *scale = j->a.scale + b * 2 * GROUP;
         EACH_ROW(ROW_ZERO)
 #pragma GCC unroll 2
         for (int c = 0; c < 2; c++, x += 4) {
@@ -362,6 +366,7 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
         }
         EACH_ROW(ROW_FOLD_K)
     }
+    EACH_ROW(ROW_STORE)
 }
 
 #define ROW_START_32(r) __m512 t_##r = _mm512_setzero_ps();
@@ -370,9 +375,9 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
         t_##r = _mm512_fmadd_ps(fold(s0_##r, s1_##r, false), d, t_##r);
 #define ROW_END_32(r)                                                                                        \
     if (m > r) {                                                                                             \
-        float *y = j->lanes + r * LANES_LD;                                                                  \
-        __m512 t = _mm512_fmadd_ps(t_##r, _mm512_set1_ps(scale[2 * r]), _mm512_loadu_ps(y));                 \
-        _mm512_storeu_ps(y, type == TENSOR_Q8_0 ? t : _mm512_fmadd_ps(sum32[r], min, t));                    \
+        y_##r = _mm512_fmadd_ps(t_##r, _mm512_set1_ps(scale[2 * r]), y_##r);                                 \
+        if (type != TENSOR_Q8_0)                                                                             \
+            y_##r = _mm512_fmadd_ps(sum32[r], min, y_##r);                                                   \
     }
 
 /* The first four bytes of eight blocks of two outputs, in turns. */
@@ -392,6 +397,7 @@ INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned
                         : type == TENSOR_Q5_0 ? Q5_0_BYTES
                         : type == TENSOR_Q5_1 ? Q5_1_BYTES
                                               : Q8_0_BYTES;
+    EACH_ROW(ROW_LOAD)
     for (size_t b = j->b0; b < j->b1; b++) {
         const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
         const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
@@ -432,6 +438,7 @@ INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned
         }
         EACH_ROW(ROW_END_32)
     }
+    EACH_ROW(ROW_STORE)
 }
 
 /* Float types: sixteen inputs at a time, the same lanes. */
