@@ -249,6 +249,7 @@ INLINE __m512i dot_words(__m512i sum, __m512i a, __m512i w)
 
 struct few_job {
     const uint8_t *w[2]; /* two outputs */
+    const uint8_t *end;  /* of the tensor */
     struct group a;
     const float *x;   /* float weights: the rows */
     size_t k, b0, b1; /* superblocks */
@@ -406,12 +407,15 @@ INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned
         fetch(j, p0, p1, b, 8 * size);
         uint8_t rest[2][8 * Q8_0_BYTES];
         size_t blocks = j->k / QK - b * 8;
-        if (blocks < 8) { /* the end of a row: what is missing is zero */
+        __mmask16 there = blocks < 8 ? (__mmask16)((1u << 2 * blocks) - 1) : 0xffff;
+        if (blocks < 8 &&
+            (p0 + 8 * size > j->end || p1 + 8 * size > j->end)) { /* do not read past the tensor */
             memset(rest, 0, sizeof rest);
             p0 = memcpy(rest[0], p0, blocks * size);
             p1 = memcpy(rest[1], p1, blocks * size);
         }
-        __m512i heads = heads_32(p0, p1, size);
+        /* past the end of a row inputs are zero, and so must be the scales of the blocks read there */
+        __m512i heads = _mm512_maskz_mov_epi32(there, heads_32(p0, p1, size));
         __m512 all = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(heads)), min = _mm512_setzero_ps();
         if (type == TENSOR_Q4_0)
             min = _mm512_mul_ps(all, _mm512_set1_ps(-8.0f));
@@ -583,7 +587,10 @@ void few_panel(const void *shared, const struct weight *w, const float *x, size_
         size_t m = rows - r < GROUP ? rows - r : GROUP, blocks = wide ? wide_of(w->k) : 1;
         size_t step = wide ? L1_WORDS / (m * WIDE) : 1;
         memset(lanes, 0, m * LANES_LD * sizeof *lanes);
-        struct few_job j = {.a = group_at(shared, w->k, r / GROUP, m), .k = w->k, .x = x + r * w->k};
+        struct few_job j = {.a = group_at(shared, w->k, r / GROUP, m),
+                            .k = w->k,
+                            .x = x + r * w->k,
+                            .end = w->bytes + w->n * w->row_bytes};
         for (j.b0 = 0; j.b0 < blocks; j.b0 = j.b1) {
             j.b1 = blocks - j.b0 < step ? blocks : j.b0 + step;
             j.in_order = j.b1 - j.b0 == blocks;
