@@ -43,7 +43,9 @@ struct cairn_pool {
     _Alignas(64) atomic_uint epoch;
     atomic_uint n_asleep;
     _Alignas(64) atomic_uint gate;
-    _Alignas(64) atomic_size_t cursor;
+    struct share {
+        _Alignas(64) atomic_uint_least64_t units;
+    } * shares; /* [n_threads] */
 };
 struct worker_arg {
     struct cairn_pool *pool;
@@ -74,18 +76,42 @@ static inline void relax(void)
 #endif
 }
 
-static void take_pieces(struct cairn_pool *p, unsigned worker)
+static inline uint64_t share_of(size_t next, size_t end) { return (uint64_t)next << 32 | end; }
+static inline size_t share_next(uint64_t s) { return (size_t)(s >> 32); }
+static inline size_t share_end(uint64_t s) { return (size_t)(s & UINT32_MAX); }
+
+/* The second half of what another has left becomes this thread's share. */
+static bool steal(struct cairn_pool *p, unsigned self)
 {
-    size_t begin = atomic_load_explicit(&p->cursor, memory_order_relaxed);
-    while (begin < p->n) {
-        size_t share = (p->n - begin) / (2 * p->n_threads);
-        size_t end = begin + (share > p->grain ? p->grain : share ? share : 1);
-        if (!atomic_compare_exchange_weak_explicit(&p->cursor, &begin, end, memory_order_relaxed,
-                                                   memory_order_relaxed))
-            continue;
-        p->fn(p->ctx, begin, end, worker);
-        begin = atomic_load_explicit(&p->cursor, memory_order_relaxed);
+    for (unsigned i = 1; i < p->n_threads; i++) {
+        struct share *from = &p->shares[(self + i) % p->n_threads];
+        uint64_t s = atomic_load_explicit(&from->units, memory_order_relaxed);
+        while (share_next(s) < share_end(s)) {
+            size_t end = share_end(s), middle = share_next(s) + (end - share_next(s)) / 2;
+            if (atomic_compare_exchange_weak_explicit(&from->units, &s, share_of(share_next(s), middle),
+                                                      memory_order_relaxed, memory_order_relaxed)) {
+                atomic_store_explicit(&p->shares[self].units, share_of(middle, end), memory_order_relaxed);
+                return true;
+            }
+        }
     }
+    return false;
+}
+
+static void take_pieces(struct cairn_pool *p, unsigned self)
+{
+    struct share *own = &p->shares[self];
+    do {
+        uint64_t s = atomic_load_explicit(&own->units, memory_order_relaxed);
+        while (share_next(s) < share_end(s)) {
+            size_t unit = share_next(s), begin = unit * p->grain;
+            if (!atomic_compare_exchange_weak_explicit(&own->units, &s, share_of(unit + 1, share_end(s)),
+                                                       memory_order_relaxed, memory_order_relaxed))
+                continue;
+            p->fn(p->ctx, begin, p->n - begin < p->grain ? p->n : begin + p->grain, self);
+            s = atomic_load_explicit(&own->units, memory_order_relaxed);
+        }
+    } while (steal(p, self));
 }
 
 /* Works on the job that is open, if one still is. */
@@ -159,12 +185,14 @@ enum cairn_err cairn_pool_open(struct cairn_pool **out, unsigned n_threads, stru
         return cairn_fail(why, CAIRN_EINVAL, "%u threads, at most %u", n_threads, THREADS_MAX);
     struct cairn_pool *p = cairn_aligned(64, sizeof(*p));
     pthread_t *threads = cairn_calloc(n_threads, sizeof(*threads));
-    if (!p || !threads) {
+    struct share *shares = cairn_aligned(64, n_threads * sizeof(*shares));
+    if (!p || !threads || !shares) {
         cairn_free(p);
         cairn_free(threads);
+        cairn_free(shares);
         return cairn_fail(why, CAIRN_ENOMEM, "pool of %u threads", n_threads);
     }
-    *p = (struct cairn_pool){.threads = threads, .n_threads = 1};
+    *p = (struct cairn_pool){.threads = threads, .shares = shares, .n_threads = 1};
     pthread_mutex_init(&p->run_lock, NULL);
     for (unsigned i = 1; i < n_threads; i++) {
         struct worker_arg *arg = cairn_malloc(sizeof(*arg));
@@ -194,6 +222,7 @@ void cairn_pool_close(struct cairn_pool *p)
         pthread_join(p->threads[i], NULL);
     pthread_mutex_destroy(&p->run_lock);
     cairn_free(p->threads);
+    cairn_free(p->shares);
     cairn_free(p);
 }
 
@@ -208,12 +237,17 @@ void cairn_pool_run(struct cairn_pool *p, size_t n, size_t grain, cairn_range_fn
         fn(ctx, 0, n, 0);
         return;
     }
+    size_t units = n / grain + (n % grain != 0);
+    CAIRN_CHECK(units <= UINT32_MAX);
     pthread_mutex_lock(&p->run_lock);
     p->n = n;
     p->grain = grain;
     p->fn = fn;
     p->ctx = ctx;
-    atomic_store_explicit(&p->cursor, 0, memory_order_relaxed);
+    for (unsigned i = 0; i < p->n_threads; i++)
+        atomic_store_explicit(&p->shares[i].units,
+                              share_of(units * i / p->n_threads, units * (i + 1) / p->n_threads),
+                              memory_order_relaxed);
     atomic_store_explicit(&p->gate, OPEN, memory_order_release);
     publish(p);
     take_pieces(p, 0);
