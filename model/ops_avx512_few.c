@@ -30,7 +30,7 @@ enum {
     WIDE = 256, /* inputs that share a scale */
     GROUP = 8,  /* rows multiplied with one unpacking */
     ACT_MAX = 32767,
-    AHEAD = 8192,    /* bytes that are fetched before they are read: 4096 and 16384 are slower */
+    AHEAD = 6144,    /* bytes that are fetched before they are read: 3072 and 12288 are slower */
     L1_WORDS = 12288 /* of activations that are used again and again while they are in the first cache */
 };
 _Static_assert((int64_t)16 * 32 * 128 * ACT_MAX <= INT32_MAX, "a superblock's sums fit");
@@ -170,11 +170,11 @@ INLINE void words_k45(const uint8_t *q, const uint8_t *fifths, int c, __m512i sc
     for (int i = 0; i < 4; i++)
         w[i] = _mm512_mullo_epi16(w[i], scale);
 }
-INLINE __m512i scale_k45(uint64_t scales, int c) /* byte 4c + b to the words of lane b */
+INLINE __m512i scale_k45(__m512i scales, int c) /* byte 4c + b to the words of lane b */
 {
     const __m512i spread =
         lanes(0x8000 | (4 * c), 0x8000 | (4 * c + 1), 0x8000 | (4 * c + 2), 0x8000 | (4 * c + 3));
-    return _mm512_shuffle_epi8(_mm512_set1_epi64((long long)scales), spread);
+    return _mm512_shuffle_epi8(scales, spread);
 }
 
 INLINE void words_q6_k(const uint8_t *b, int c, __m512i w[4])
@@ -280,13 +280,13 @@ INLINE void fetch(const struct few_job *j, const uint8_t *p0, const uint8_t *p1,
         const uint8_t *p = j->w[0] + 2 * b * size + j->ahead;
 #pragma GCC unroll 16
         for (size_t i = 0; i < 2 * size; i += 64)
-            _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+            _mm_prefetch((const char *)p + i, _MM_HINT_NTA);
         return;
     }
 #pragma GCC unroll 8
     for (size_t i = 0; i < size; i += 64) {
-        _mm_prefetch((const char *)p0 + j->ahead + i, _MM_HINT_T0);
-        _mm_prefetch((const char *)p1 + j->ahead + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)p0 + j->ahead + i, _MM_HINT_NTA);
+        _mm_prefetch((const char *)p1 + j->ahead + i, _MM_HINT_NTA);
     }
 }
 
@@ -307,23 +307,38 @@ INLINE void fetch(const struct few_job *j, const uint8_t *p0, const uint8_t *p1,
         _mm512_storeu_ps(j->lanes + r * LANES_LD, y_##r);
 #define ROW_FOLD_K(r)                                                                                        \
     if (m > r) {                                                                                             \
-        __m512 by = _mm512_mul_ps(_mm512_set1_ps(scale[2 * r]), d);                                          \
+        __m512 by = _mm512_mul_ps(_mm512_set1_ps(scale[2 * r]), h.d);                                        \
         y_##r = _mm512_fmadd_ps(fold(s0_##r, s1_##r, type == TENSOR_Q6_K), by, y_##r);                       \
         if (type != TENSOR_Q6_K)                                                                             \
-            y_##r = _mm512_fnmadd_ps(sum32[r], min, y_##r);                                                  \
+            y_##r = _mm512_fnmadd_ps(sum32[r], h.min, y_##r);                                                \
     }
 
-/* The 6-bit scales and mins of Q4_K and Q5_K. */
-struct scales_k45 {
-    uint64_t scale, min;
+/* The heads of a superblock of Q4_K or Q5_K for two outputs. */
+struct heads_k45 {
+    __m512i scale[2]; /* eight bytes, again and again */
+    __m512 d, min;    /* in turns */
 };
-INLINE struct scales_k45 scales_k45(const uint8_t *s)
+INLINE struct heads_k45 heads_k45(const uint8_t *p0, const uint8_t *p1)
 {
-    uint32_t s0 = quant_u32(s), s1 = quant_u32(s + 4), s2 = quant_u32(s + 8);
-    uint32_t scale1 = (s2 & 0x0f0f0f0fu) | (s0 >> 6 & 0x03030303u) << 4;
-    uint32_t min1 = (s2 >> 4 & 0x0f0f0f0fu) | (s1 >> 6 & 0x03030303u) << 4;
-    return (struct scales_k45){(s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32,
-                               (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32};
+    __m256i x =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p0)),
+                                _mm_loadu_si128((const __m128i *)(const void *)p1), 1);
+    /* d dmin, s0, s1, s2 to scales 0-3, 4-7, mins 0-3, 4-7: six bits, or four and two from the bytes before
+     */
+    const __m256i shift = _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4);
+    const __m256i low = _mm256_set_epi32(0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f,
+                                         0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f);
+    const __m256i high = _mm256_set_epi32(0x30303030, 0, 0x30303030, 0, 0x30303030, 0, 0x30303030, 0);
+    __m256i r = _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi32(x, 0xed), shift), low);
+    r = _mm256_ternarylogic_epi32(_mm256_srli_epi32(_mm256_shuffle_epi32(x, 0xa5), 2), high, r, 0xea);
+    __m128i r0 = _mm256_castsi256_si128(r), r1 = _mm256_extracti128_si256(r, 1);
+    __m128 ds = _mm_cvtph_ps(_mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+    __m512 mins = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpackhi_epi8(r0, r1)));
+    return (struct heads_k45){
+        .scale = {_mm512_broadcastq_epi64(r0), _mm512_broadcastq_epi64(r1)},
+        .d = _mm512_broadcast_f32x2(_mm_permute_ps(ds, 0x08)),
+        .min = _mm512_mul_ps(mins, _mm512_broadcast_f32x2(_mm_permute_ps(ds, 0x0d))),
+    };
 }
 
 INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned m)
@@ -335,21 +350,11 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
         const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
         const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
         fetch(j, p0, p1, b, size);
-        struct scales_k45 h0 = {0}, h1 = {0};
-        __m512 d, min = _mm512_setzero_ps();
-        if (type == TENSOR_Q6_K) {
-            d = turns(quant_f16(quant_u16(p0 + 208)), quant_f16(quant_u16(p1 + 208)));
-        } else {
-            h0 = scales_k45(p0 + 4);
-            h1 = scales_k45(p1 + 4);
-            __m128 both =
-                _mm_cvtph_ps(_mm_insert_epi32(_mm_cvtsi32_si128((int)quant_u32(p0)), (int)quant_u32(p1), 1));
-            d = _mm512_broadcast_f32x2(_mm_permute_ps(both, 0x08));
-            __m128i mins =
-                _mm_unpacklo_epi8(_mm_cvtsi64_si128((long long)h0.min), _mm_cvtsi64_si128((long long)h1.min));
-            min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(mins)),
-                                _mm512_broadcast_f32x2(_mm_permute_ps(both, 0x0d)));
-        }
+        struct heads_k45 h = {0};
+        if (type == TENSOR_Q6_K)
+            h.d = turns(quant_f16(quant_u16(p0 + 208)), quant_f16(quant_u16(p1 + 208)));
+        else
+            h = heads_k45(p0, p1);
         const float *scale = j->a.scale + b * 2 * GROUP;
         EACH_ROW(ROW_ZERO)
 #pragma GCC unroll 2
@@ -360,8 +365,8 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
                 words_q6_k(p1, c, w1);
             } else {
                 size_t at = type == TENSOR_Q4_K ? 16 : 48;
-                words_k45(p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, scale_k45(h0.scale, c), w0);
-                words_k45(p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, scale_k45(h1.scale, c), w1);
+                words_k45(p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, scale_k45(h.scale[0], c), w0);
+                words_k45(p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, scale_k45(h.scale[1], c), w1);
             }
             EACH_STEP
         }
