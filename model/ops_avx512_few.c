@@ -1,5 +1,5 @@
-/* ops_avx512_few.c - matmul of few rows for AVX-512 with VNNI: bound by memory for one row, and made so that
- * eight rows cost little more.
+/* ops_avx512_few.c - matmul of few rows for AVX-512 with VNNI. One row is bound by memory, or nearly; from
+ * four on the multiplications are the bound: two cores do 32 multiply-adds of 16 bits twice a cycle each.
  *
  * Activations are rounded to 16 bits against one scale per WIDE inputs. The weights stay as the file has
  * them; a superblock is unpacked in registers to 16-bit words, once for up to GROUP rows and two outputs at a
@@ -18,7 +18,8 @@
  *   shared scratch  groups of up to GROUP rows; in a group of m rows for each superblock: [row 0..m-1][8
  *                   vectors] words; then for each superblock [row][8] sums of the rounded values of 32
  *                   inputs, scaled; then for each superblock [GROUP] scales. Sums and scales stand twice, for
- *                   the lanes of two outputs that take turns. */
+ *                   the lanes of two outputs that take turns. A row alone also has its bytes
+ *                   for each superblock: [chunk][half][high, low] vectors. */
 #include "ops_avx512_few.h"
 
 #include "quant_rows.h"
@@ -27,9 +28,9 @@
 #include <string.h>
 
 enum {
-    WIDE = 256, /* inputs that share a scale */
-    GROUP = 8,  /* rows multiplied with one unpacking */
-    ACT_MAX = 32767,
+    WIDE = 256,      /* inputs that share a scale */
+    GROUP = 8,       /* rows multiplied with one unpacking */
+    ACT_MAX = 32639, /* 127 * 256 + 127: two signed bytes */
     AHEAD = 6144,    /* bytes that are fetched before they are read: 3072 and 12288 are slower */
     L1_WORDS = 12288 /* of activations that are used again and again while they are in the first cache */
 };
@@ -43,6 +44,7 @@ static inline size_t wide_of(size_t k) { return (k + WIDE - 1) / WIDE; }
 struct group {
     const int16_t *words;
     const float *scale, *sum32;
+    const __m512i *bytes; /* one row alone */
 };
 static size_t group_bytes(size_t k) { return (wide_of(k) * GROUP * (WIDE * 2 + 8 + 64) + 63) / 64 * 64; }
 static struct group group_at(const void *shared, size_t k, size_t g, size_t rows)
@@ -51,6 +53,7 @@ static struct group group_at(const void *shared, size_t k, size_t g, size_t rows
     struct group a = {.words = (const int16_t *)(const void *)p};
     a.sum32 = (const float *)(const void *)(a.words + wide_of(k) * rows * WIDE);
     a.scale = a.sum32 + wide_of(k) * rows * 16;
+    a.bytes = rows == 1 ? (const __m512i *)(const void *)(a.scale + wide_of(k) * 2 * GROUP) : NULL;
     return a;
 }
 size_t few_shared_bytes(size_t k) { return (FEW_MAX + GROUP - 1) / GROUP * group_bytes(k); }
@@ -72,6 +75,21 @@ static void put_chunk(const __m512i natural[4], int16_t *out)
     _mm512_storeu_si512(out + 32, _mm512_shuffle_i32x4(q, s, 0x88));
     _mm512_storeu_si512(out + 64, _mm512_shuffle_i32x4(p, r, 0xdd));
     _mm512_storeu_si512(out + 96, _mm512_shuffle_i32x4(q, s, 0xdd));
+}
+
+/* 128 rounded inputs of a row alone, as bytes: a = 256 * high + low. For each half of blocks a vector of high
+ * and one of low bytes, lane b being block b. */
+static void put_bytes(const __m512i natural[4], __m512i *out)
+{
+    for (int b = 0; b < 4; b++) {
+        __m256i plane[2] = {
+            _mm512_cvtepi16_epi8(_mm512_srai_epi16(_mm512_add_epi16(natural[b], _mm512_set1_epi16(128)), 8)),
+            _mm512_cvtepi16_epi8(natural[b])};
+        for (int i = 0; i < 2; i++) {
+            _mm_storeu_si128((__m128i *)(void *)(out + i) + b, _mm256_castsi256_si128(plane[i]));
+            _mm_storeu_si128((__m128i *)(void *)(out + 2 + i) + b, _mm256_extracti128_si256(plane[i], 1));
+        }
+    }
 }
 
 static void prepare_row(const struct group *g, const float *x, size_t k, size_t rows, size_t row)
@@ -110,6 +128,9 @@ static void prepare_row(const struct group *g, const float *x, size_t k, size_t 
         int16_t *out = words + (b * rows + row) * WIDE;
         put_chunk(natural, out);
         put_chunk(natural + 4, out + 128);
+        if (rows == 1)
+            for (size_t c = 0; c < 2; c++)
+                put_bytes(natural + 4 * c, (__m512i *)(uintptr_t)g->bytes + b * 8 + c * 4);
     }
 }
 
@@ -341,6 +362,42 @@ INLINE struct heads_k45 heads_k45(const uint8_t *p0, const uint8_t *p1)
     };
 }
 
+/* One row alone is bound by the unpacking, so Q4_K and Q5_K then keep their bytes: two planes of inputs,
+ * whose sums fit in 16 bits and are multiplied with the 6-bit scales. The lanes hold the same integers as
+ * with words. (Q6_K would need a third plane for its offset, which the first cache has no room for.) */
+struct one {
+    __m512i high, low;
+};
+INLINE void one_step(struct one *s, __m512i q0, __m512i q1, const __m512i *x, __m512i scale)
+{
+    __m512i z = _mm512_setzero_si512();
+    __m512i high = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(z, q0, x[0]), q1, x[2]);
+    __m512i low = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(z, q0, x[1]), q1, x[3]);
+    s->high = dot_words(s->high, high, scale);
+    s->low = dot_words(s->low, low, scale);
+}
+INLINE __m512i mask8(__m512i x, int m) { return _mm512_and_si512(x, _mm512_set1_epi8((char)m)); }
+INLINE __m512i mask8_or(__m512i x, int m, __m512i y) /* (x & m) | y */
+{
+    return _mm512_ternarylogic_epi32(x, _mm512_set1_epi8((char)m), y, 0xea);
+}
+INLINE void one_k45(struct one *s, const uint8_t *q, const uint8_t *fifths, int c, __m512i scales,
+                    const __m512i *x)
+{
+    __m512i b = _mm512_loadu_si512(q + 64 * c);
+    const __m512i shift = lanes(0, 4, 0, 4);
+    __m512i q0 = mask8(_mm512_srlv_epi16(_mm512_shuffle_i64x2(b, b, 0xa0), shift), 15),
+            q1 = mask8(_mm512_srlv_epi16(_mm512_shuffle_i64x2(b, b, 0xf5), shift), 15);
+    if (fifths) {
+        const __m512i turn = c ? lanes32(0, 31, 30, 29) : lanes32(4, 3, 2, 1);
+        q0 = mask8_or(_mm512_rolv_epi32(load128x4(fifths), turn), 16, q0);
+        q1 = mask8_or(_mm512_rolv_epi32(load128x4(fifths + 16), turn), 16, q1);
+    }
+    const int none = (int)0x80808000;
+    const __m512i spread =
+        lanes32(none | (4 * c), none | (4 * c + 1), none | (4 * c + 2), none | (4 * c + 3));
+    one_step(s, q0, q1, x, _mm512_shuffle_epi8(scales, spread));
+}
 INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned m)
 {
     const size_t size = type == TENSOR_Q4_K ? Q4_K_BYTES : type == TENSOR_Q5_K ? Q5_K_BYTES : Q6_K_BYTES;
@@ -357,8 +414,21 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
             h = heads_k45(p0, p1);
         const float *scale = j->a.scale + b * 2 * GROUP;
         EACH_ROW(ROW_ZERO)
+        bool bytes = m == 1 && type != TENSOR_Q6_K;
+        if (bytes) {
+            struct one s0 = {s0_0, s0_0}, s1 = s0;
+            const size_t at = type == TENSOR_Q4_K ? 16 : 48;
+            const __m512i *planes = j->a.bytes + b * 8;
 #pragma GCC unroll 2
-        for (int c = 0; c < 2; c++, x += 4) {
+            for (int c = 0; c < 2; c++, planes += 4) {
+                one_k45(&s0, p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, h.scale[0], planes);
+                one_k45(&s1, p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, h.scale[1], planes);
+            }
+            s0_0 = _mm512_add_epi32(_mm512_slli_epi32(s0.high, 8), s0.low);
+            s1_0 = _mm512_add_epi32(_mm512_slli_epi32(s1.high, 8), s1.low);
+        }
+#pragma GCC unroll 2
+        for (int c = 0; c < 2 && !bytes; c++, x += 4) {
             __m512i w0[4], w1[4];
             if (type == TENSOR_Q6_K) {
                 words_q6_k(p0, c, w0);
