@@ -1,5 +1,5 @@
-/* ops_avx512_few.c - matmul of few rows for AVX-512 with VNNI: bound by memory for one row, and made so that
- * eight rows cost little more.
+/* ops_avx512_few.c - matmul of few rows for AVX-512 with VNNI. One row is bound by memory, or nearly; from
+ * four on the multiplications are the bound: two cores do 32 multiply-adds of 16 bits twice a cycle each.
  *
  * Activations are rounded to 16 bits against one scale per WIDE inputs. The weights stay as the file has
  * them; a superblock is unpacked in registers to 16-bit words, once for up to GROUP rows and two outputs at a
@@ -18,7 +18,8 @@
  *   shared scratch  groups of up to GROUP rows; in a group of m rows for each superblock: [row 0..m-1][8
  *                   vectors] words; then for each superblock [row][8] sums of the rounded values of 32
  *                   inputs, scaled; then for each superblock [GROUP] scales. Sums and scales stand twice, for
- *                   the lanes of two outputs that take turns. */
+ *                   the lanes of two outputs that take turns. A row alone also has its bytes
+ *                   for each superblock: [chunk][half][high, low] vectors. */
 #include "ops_avx512_few.h"
 
 #include "quant_rows.h"
@@ -27,10 +28,10 @@
 #include <string.h>
 
 enum {
-    WIDE = 256, /* inputs that share a scale */
-    GROUP = 8,  /* rows multiplied with one unpacking */
-    ACT_MAX = 32767,
-    AHEAD = 8192,    /* bytes that are fetched before they are read: 4096 and 16384 are slower */
+    WIDE = 256,      /* inputs that share a scale */
+    GROUP = 8,       /* rows multiplied with one unpacking */
+    ACT_MAX = 32639, /* 127 * 256 + 127: two signed bytes */
+    AHEAD = 6144,    /* bytes that are fetched before they are read: 3072 and 12288 are slower */
     L1_WORDS = 12288 /* of activations that are used again and again while they are in the first cache */
 };
 _Static_assert((int64_t)16 * 32 * 128 * ACT_MAX <= INT32_MAX, "a superblock's sums fit");
@@ -43,6 +44,7 @@ static inline size_t wide_of(size_t k) { return (k + WIDE - 1) / WIDE; }
 struct group {
     const int16_t *words;
     const float *scale, *sum32;
+    const __m512i *bytes; /* one row alone */
 };
 static size_t group_bytes(size_t k) { return (wide_of(k) * GROUP * (WIDE * 2 + 8 + 64) + 63) / 64 * 64; }
 static struct group group_at(const void *shared, size_t k, size_t g, size_t rows)
@@ -51,6 +53,7 @@ static struct group group_at(const void *shared, size_t k, size_t g, size_t rows
     struct group a = {.words = (const int16_t *)(const void *)p};
     a.sum32 = (const float *)(const void *)(a.words + wide_of(k) * rows * WIDE);
     a.scale = a.sum32 + wide_of(k) * rows * 16;
+    a.bytes = rows == 1 ? (const __m512i *)(const void *)(a.scale + wide_of(k) * 2 * GROUP) : NULL;
     return a;
 }
 size_t few_shared_bytes(size_t k) { return (FEW_MAX + GROUP - 1) / GROUP * group_bytes(k); }
@@ -72,6 +75,21 @@ static void put_chunk(const __m512i natural[4], int16_t *out)
     _mm512_storeu_si512(out + 32, _mm512_shuffle_i32x4(q, s, 0x88));
     _mm512_storeu_si512(out + 64, _mm512_shuffle_i32x4(p, r, 0xdd));
     _mm512_storeu_si512(out + 96, _mm512_shuffle_i32x4(q, s, 0xdd));
+}
+
+/* 128 rounded inputs of a row alone, as bytes: a = 256 * high + low. For each half of blocks a vector of high
+ * and one of low bytes, lane b being block b. */
+static void put_bytes(const __m512i natural[4], __m512i *out)
+{
+    for (int b = 0; b < 4; b++) {
+        __m256i plane[2] = {
+            _mm512_cvtepi16_epi8(_mm512_srai_epi16(_mm512_add_epi16(natural[b], _mm512_set1_epi16(128)), 8)),
+            _mm512_cvtepi16_epi8(natural[b])};
+        for (int i = 0; i < 2; i++) {
+            _mm_storeu_si128((__m128i *)(void *)(out + i) + b, _mm256_castsi256_si128(plane[i]));
+            _mm_storeu_si128((__m128i *)(void *)(out + 2 + i) + b, _mm256_extracti128_si256(plane[i], 1));
+        }
+    }
 }
 
 static void prepare_row(const struct group *g, const float *x, size_t k, size_t rows, size_t row)
@@ -110,6 +128,9 @@ static void prepare_row(const struct group *g, const float *x, size_t k, size_t 
         int16_t *out = words + (b * rows + row) * WIDE;
         put_chunk(natural, out);
         put_chunk(natural + 4, out + 128);
+        if (rows == 1)
+            for (size_t c = 0; c < 2; c++)
+                put_bytes(natural + 4 * c, (__m512i *)(uintptr_t)g->bytes + b * 8 + c * 4);
     }
 }
 
@@ -170,11 +191,11 @@ INLINE void words_k45(const uint8_t *q, const uint8_t *fifths, int c, __m512i sc
     for (int i = 0; i < 4; i++)
         w[i] = _mm512_mullo_epi16(w[i], scale);
 }
-INLINE __m512i scale_k45(uint64_t scales, int c) /* byte 4c + b to the words of lane b */
+INLINE __m512i scale_k45(__m512i scales, int c) /* byte 4c + b to the words of lane b */
 {
     const __m512i spread =
         lanes(0x8000 | (4 * c), 0x8000 | (4 * c + 1), 0x8000 | (4 * c + 2), 0x8000 | (4 * c + 3));
-    return _mm512_shuffle_epi8(_mm512_set1_epi64((long long)scales), spread);
+    return _mm512_shuffle_epi8(scales, spread);
 }
 
 INLINE void words_q6_k(const uint8_t *b, int c, __m512i w[4])
@@ -249,6 +270,7 @@ INLINE __m512i dot_words(__m512i sum, __m512i a, __m512i w)
 
 struct few_job {
     const uint8_t *w[2]; /* two outputs */
+    const uint8_t *end;  /* of the tensor */
     struct group a;
     const float *x;   /* float weights: the rows */
     size_t k, b0, b1; /* superblocks */
@@ -279,13 +301,13 @@ INLINE void fetch(const struct few_job *j, const uint8_t *p0, const uint8_t *p1,
         const uint8_t *p = j->w[0] + 2 * b * size + j->ahead;
 #pragma GCC unroll 16
         for (size_t i = 0; i < 2 * size; i += 64)
-            _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+            _mm_prefetch((const char *)p + i, _MM_HINT_NTA);
         return;
     }
 #pragma GCC unroll 8
     for (size_t i = 0; i < size; i += 64) {
-        _mm_prefetch((const char *)p0 + j->ahead + i, _MM_HINT_T0);
-        _mm_prefetch((const char *)p1 + j->ahead + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)p0 + j->ahead + i, _MM_HINT_NTA);
+        _mm_prefetch((const char *)p1 + j->ahead + i, _MM_HINT_NTA);
     }
 }
 
@@ -300,68 +322,127 @@ INLINE void fetch(const struct few_job *j, const uint8_t *p0, const uint8_t *p1,
 #define EACH_STEP                                                                                            \
     _Pragma("GCC unroll 4") for (int v = 0; v < 4; v++) { EACH_ROW(ROW_STEP) }
 
+#define ROW_LOAD(r) __m512 y_##r = m > r ? _mm512_loadu_ps(j->lanes + r * LANES_LD) : _mm512_setzero_ps();
+#define ROW_STORE(r)                                                                                         \
+    if (m > r)                                                                                               \
+        _mm512_storeu_ps(j->lanes + r * LANES_LD, y_##r);
 #define ROW_FOLD_K(r)                                                                                        \
     if (m > r) {                                                                                             \
-        float *y = j->lanes + r * LANES_LD;                                                                  \
-        __m512 t = _mm512_fmadd_ps(fold(s0_##r, s1_##r, type == TENSOR_Q6_K),                                \
-                                   _mm512_castpd_ps(_mm512_set1_pd(by[r])), _mm512_loadu_ps(y));             \
-        _mm512_storeu_ps(y, type == TENSOR_Q6_K ? t : _mm512_fnmadd_ps(sum32[r], min, t));                   \
+        __m512 by = _mm512_mul_ps(_mm512_set1_ps(scale[2 * r]), h.d);                                        \
+        y_##r = _mm512_fmadd_ps(fold(s0_##r, s1_##r, type == TENSOR_Q6_K), by, y_##r);                       \
+        if (type != TENSOR_Q6_K)                                                                             \
+            y_##r = _mm512_fnmadd_ps(sum32[r], h.min, y_##r);                                                \
     }
 
-/* The 6-bit scales and mins of Q4_K and Q5_K. */
-struct scales_k45 {
-    uint64_t scale, min;
+/* The heads of a superblock of Q4_K or Q5_K for two outputs. */
+struct heads_k45 {
+    __m512i scale[2]; /* eight bytes, again and again */
+    __m512 d, min;    /* in turns */
 };
-INLINE struct scales_k45 scales_k45(const uint8_t *s)
+INLINE struct heads_k45 heads_k45(const uint8_t *p0, const uint8_t *p1)
 {
-    uint32_t s0 = quant_u32(s), s1 = quant_u32(s + 4), s2 = quant_u32(s + 8);
-    uint32_t scale1 = (s2 & 0x0f0f0f0fu) | (s0 >> 6 & 0x03030303u) << 4;
-    uint32_t min1 = (s2 >> 4 & 0x0f0f0f0fu) | (s1 >> 6 & 0x03030303u) << 4;
-    return (struct scales_k45){(s0 & 0x3f3f3f3fu) | (uint64_t)scale1 << 32,
-                               (s1 & 0x3f3f3f3fu) | (uint64_t)min1 << 32};
+    __m256i x =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p0)),
+                                _mm_loadu_si128((const __m128i *)(const void *)p1), 1);
+    /* d dmin, s0, s1, s2 to scales 0-3, 4-7, mins 0-3, 4-7: six bits, or four and two from the bytes before
+     */
+    const __m256i shift = _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4);
+    const __m256i low = _mm256_set_epi32(0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f,
+                                         0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f);
+    const __m256i high = _mm256_set_epi32(0x30303030, 0, 0x30303030, 0, 0x30303030, 0, 0x30303030, 0);
+    __m256i r = _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi32(x, 0xed), shift), low);
+    r = _mm256_ternarylogic_epi32(_mm256_srli_epi32(_mm256_shuffle_epi32(x, 0xa5), 2), high, r, 0xea);
+    __m128i r0 = _mm256_castsi256_si128(r), r1 = _mm256_extracti128_si256(r, 1);
+    __m128 ds = _mm_cvtph_ps(_mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+    __m512 mins = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpackhi_epi8(r0, r1)));
+    return (struct heads_k45){
+        .scale = {_mm512_broadcastq_epi64(r0), _mm512_broadcastq_epi64(r1)},
+        .d = _mm512_broadcast_f32x2(_mm_permute_ps(ds, 0x08)),
+        .min = _mm512_mul_ps(mins, _mm512_broadcast_f32x2(_mm_permute_ps(ds, 0x0d))),
+    };
 }
 
+/* One row alone is bound by the unpacking, so Q4_K and Q5_K then keep their bytes: two planes of inputs,
+ * whose sums fit in 16 bits and are multiplied with the 6-bit scales. The lanes hold the same integers as
+ * with words. (Q6_K would need a third plane for its offset, which the first cache has no room for.) */
+struct one {
+    __m512i high, low;
+};
+INLINE void one_step(struct one *s, __m512i q0, __m512i q1, const __m512i *x, __m512i scale)
+{
+    __m512i z = _mm512_setzero_si512();
+    __m512i high = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(z, q0, x[0]), q1, x[2]);
+    __m512i low = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(z, q0, x[1]), q1, x[3]);
+    s->high = dot_words(s->high, high, scale);
+    s->low = dot_words(s->low, low, scale);
+}
+INLINE __m512i mask8(__m512i x, int m) { return _mm512_and_si512(x, _mm512_set1_epi8((char)m)); }
+INLINE __m512i mask8_or(__m512i x, int m, __m512i y) /* (x & m) | y */
+{
+    return _mm512_ternarylogic_epi32(x, _mm512_set1_epi8((char)m), y, 0xea);
+}
+INLINE void one_k45(struct one *s, const uint8_t *q, const uint8_t *fifths, int c, __m512i scales,
+                    const __m512i *x)
+{
+    __m512i b = _mm512_loadu_si512(q + 64 * c);
+    const __m512i shift = lanes(0, 4, 0, 4);
+    __m512i q0 = mask8(_mm512_srlv_epi16(_mm512_shuffle_i64x2(b, b, 0xa0), shift), 15),
+            q1 = mask8(_mm512_srlv_epi16(_mm512_shuffle_i64x2(b, b, 0xf5), shift), 15);
+    if (fifths) {
+        const __m512i turn = c ? lanes32(0, 31, 30, 29) : lanes32(4, 3, 2, 1);
+        q0 = mask8_or(_mm512_rolv_epi32(load128x4(fifths), turn), 16, q0);
+        q1 = mask8_or(_mm512_rolv_epi32(load128x4(fifths + 16), turn), 16, q1);
+    }
+    const int none = (int)0x80808000;
+    const __m512i spread =
+        lanes32(none | (4 * c), none | (4 * c + 1), none | (4 * c + 2), none | (4 * c + 3));
+    one_step(s, q0, q1, x, _mm512_shuffle_epi8(scales, spread));
+}
 INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned m)
 {
     const size_t size = type == TENSOR_Q4_K ? Q4_K_BYTES : type == TENSOR_Q5_K ? Q5_K_BYTES : Q6_K_BYTES;
     const uint8_t *p0 = j->w[0] + j->b0 * size, *p1 = j->w[1] + j->b0 * size;
+    EACH_ROW(ROW_LOAD)
     for (size_t b = j->b0; b < j->b1; b++, p0 += size, p1 += size) {
         const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
         const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
         fetch(j, p0, p1, b, size);
-        struct scales_k45 h0 = {0}, h1 = {0};
-        __m512 d, min = _mm512_setzero_ps();
-        if (type == TENSOR_Q6_K) {
-            d = turns(quant_f16(quant_u16(p0 + 208)), quant_f16(quant_u16(p1 + 208)));
-        } else {
-            h0 = scales_k45(p0 + 4);
-            h1 = scales_k45(p1 + 4);
-            __m128 both =
-                _mm_cvtph_ps(_mm_insert_epi32(_mm_cvtsi32_si128((int)quant_u32(p0)), (int)quant_u32(p1), 1));
-            d = _mm512_broadcast_f32x2(_mm_permute_ps(both, 0x08));
-            __m128i mins =
-                _mm_unpacklo_epi8(_mm_cvtsi64_si128((long long)h0.min), _mm_cvtsi64_si128((long long)h1.min));
-            min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(mins)),
-                                _mm512_broadcast_f32x2(_mm_permute_ps(both, 0x0d)));
-        }
-        double by[GROUP]; /* pairs of floats: the scales of the superblock's sums by row */
-        _mm512_storeu_ps(by, _mm512_mul_ps(_mm512_loadu_ps(j->a.scale + b * 2 * GROUP), d));
+        struct heads_k45 h = {0};
+        if (type == TENSOR_Q6_K)
+            h.d = turns(quant_f16(quant_u16(p0 + 208)), quant_f16(quant_u16(p1 + 208)));
+        else
+            h = heads_k45(p0, p1);
+        const float *scale = j->a.scale + b * 2 * GROUP;
         EACH_ROW(ROW_ZERO)
+        bool bytes = m == 1 && type != TENSOR_Q6_K;
+        if (bytes) {
+            struct one s0 = {s0_0, s0_0}, s1 = s0;
+            const size_t at = type == TENSOR_Q4_K ? 16 : 48;
+            const __m512i *planes = j->a.bytes + b * 8;
 #pragma GCC unroll 2
-        for (int c = 0; c < 2; c++, x += 4) {
+            for (int c = 0; c < 2; c++, planes += 4) {
+                one_k45(&s0, p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, h.scale[0], planes);
+                one_k45(&s1, p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, h.scale[1], planes);
+            }
+            s0_0 = _mm512_add_epi32(_mm512_slli_epi32(s0.high, 8), s0.low);
+            s1_0 = _mm512_add_epi32(_mm512_slli_epi32(s1.high, 8), s1.low);
+        }
+#pragma GCC unroll 2
+        for (int c = 0; c < 2 && !bytes; c++, x += 4) {
             __m512i w0[4], w1[4];
             if (type == TENSOR_Q6_K) {
                 words_q6_k(p0, c, w0);
                 words_q6_k(p1, c, w1);
             } else {
                 size_t at = type == TENSOR_Q4_K ? 16 : 48;
-                words_k45(p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, scale_k45(h0.scale, c), w0);
-                words_k45(p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, scale_k45(h1.scale, c), w1);
+                words_k45(p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, scale_k45(h.scale[0], c), w0);
+                words_k45(p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, scale_k45(h.scale[1], c), w1);
             }
             EACH_STEP
         }
         EACH_ROW(ROW_FOLD_K)
     }
+    EACH_ROW(ROW_STORE)
 }
 
 #define ROW_START_32(r) __m512 t_##r = _mm512_setzero_ps();
@@ -370,9 +451,9 @@ INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned 
         t_##r = _mm512_fmadd_ps(fold(s0_##r, s1_##r, false), d, t_##r);
 #define ROW_END_32(r)                                                                                        \
     if (m > r) {                                                                                             \
-        float *y = j->lanes + r * LANES_LD;                                                                  \
-        __m512 t = _mm512_fmadd_ps(t_##r, _mm512_set1_ps(scale[2 * r]), _mm512_loadu_ps(y));                 \
-        _mm512_storeu_ps(y, type == TENSOR_Q8_0 ? t : _mm512_fmadd_ps(sum32[r], min, t));                    \
+        y_##r = _mm512_fmadd_ps(t_##r, _mm512_set1_ps(scale[2 * r]), y_##r);                                 \
+        if (type != TENSOR_Q8_0)                                                                             \
+            y_##r = _mm512_fmadd_ps(sum32[r], min, y_##r);                                                   \
     }
 
 /* The first four bytes of eight blocks of two outputs, in turns. */
@@ -392,6 +473,7 @@ INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned
                         : type == TENSOR_Q5_0 ? Q5_0_BYTES
                         : type == TENSOR_Q5_1 ? Q5_1_BYTES
                                               : Q8_0_BYTES;
+    EACH_ROW(ROW_LOAD)
     for (size_t b = j->b0; b < j->b1; b++) {
         const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
         const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
@@ -400,12 +482,15 @@ INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned
         fetch(j, p0, p1, b, 8 * size);
         uint8_t rest[2][8 * Q8_0_BYTES];
         size_t blocks = j->k / QK - b * 8;
-        if (blocks < 8) { /* the end of a row: what is missing is zero */
+        __mmask16 there = blocks < 8 ? (__mmask16)((1u << 2 * blocks) - 1) : 0xffff;
+        if (blocks < 8 &&
+            (p0 + 8 * size > j->end || p1 + 8 * size > j->end)) { /* do not read past the tensor */
             memset(rest, 0, sizeof rest);
             p0 = memcpy(rest[0], p0, blocks * size);
             p1 = memcpy(rest[1], p1, blocks * size);
         }
-        __m512i heads = heads_32(p0, p1, size);
+        /* past the end of a row inputs are zero, and so must be the scales of the blocks read there */
+        __m512i heads = _mm512_maskz_mov_epi32(there, heads_32(p0, p1, size));
         __m512 all = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(heads)), min = _mm512_setzero_ps();
         if (type == TENSOR_Q4_0)
             min = _mm512_mul_ps(all, _mm512_set1_ps(-8.0f));
@@ -432,6 +517,7 @@ INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned
         }
         EACH_ROW(ROW_END_32)
     }
+    EACH_ROW(ROW_STORE)
 }
 
 /* Float types: sixteen inputs at a time, the same lanes. */
@@ -576,7 +662,10 @@ void few_panel(const void *shared, const struct weight *w, const float *x, size_
         size_t m = rows - r < GROUP ? rows - r : GROUP, blocks = wide ? wide_of(w->k) : 1;
         size_t step = wide ? L1_WORDS / (m * WIDE) : 1;
         memset(lanes, 0, m * LANES_LD * sizeof *lanes);
-        struct few_job j = {.a = group_at(shared, w->k, r / GROUP, m), .k = w->k, .x = x + r * w->k};
+        struct few_job j = {.a = group_at(shared, w->k, r / GROUP, m),
+                            .k = w->k,
+                            .x = x + r * w->k,
+                            .end = w->bytes + w->n * w->row_bytes};
         for (j.b0 = 0; j.b0 < blocks; j.b0 = j.b1) {
             j.b1 = blocks - j.b0 < step ? blocks : j.b0 + step;
             j.in_order = j.b1 - j.b0 == blocks;
