@@ -260,6 +260,46 @@ static void each_architecture_gives_the_logits_of_the_reference(void **state)
     test_rmdir(dir);
 }
 
+/* Experts gather rows of all sequences, and a layer may look back less far than its neighbours: neither may
+ * show. */
+static void a_sequence_gets_in_company_what_it_gets_alone(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    static struct model m;
+    char *dir = test_tmpdir(), path[512];
+    int32_t tokens[TOKENS];
+    snprintf(path, sizeof path, "%s/tiny.gguf", dir);
+    for (size_t i = 0; i < TOKENS; i++)
+        tokens[i] = (int32_t)(splitmix(9, i) % VOCAB);
+    for (size_t i = 0; i < SPECS; i++) {
+        struct decoder *d = NULL;
+        struct decoder_seq *s[4] = {NULL};
+        float alone[2][VOCAB], together[2][VOCAB];
+        tensors_of(&specs[i], &m);
+        write_model(&specs[i], &m, path);
+        CHECK_OK(decoder_open_file(&d, path, NULL, &why));
+        for (size_t k = 0; k < 4; k++)
+            CHECK_OK(decoder_seq_open(&s[k], d, 32, &why));
+        for (size_t k = 0; k < 2; k++) /* of two, one has read ten tokens */
+            CHECK_OK(decoder_eval(s[2 * k], tokens, 10, false, NULL, NULL, &why));
+        const struct decoder_item items[] = {
+            {.seq = s[0],            .tokens = tokens + 10, .n = 1,         .n_logits = 1 },
+            {           .seq = s[1],  .tokens = tokens + 3,               .n = 12,  .n_logits = 1, .prompt = true},
+            {           .seq = s[2], .tokens = tokens + 10,                .n = 1,  .n_logits = 1              },
+            { .seq = s[3],               .tokens = tokens + 3,                       .n = 12, .n_logits = 1,               .prompt = true}
+        };
+        for (size_t k = 0; k < 2; k++)
+            CHECK_OK(decoder_step(d, &items[k], 1, alone[k], &why));
+        CHECK_OK(decoder_step(d, items + 2, 2, together[0], &why));
+        CHECK(memcmp(alone, together, sizeof alone) == 0);
+        for (size_t k = 0; k < 4; k++)
+            decoder_seq_close(s[k]);
+        decoder_close(d);
+    }
+    test_rmdir(dir);
+}
+
 /* What a file has that its architecture has not is refused, not left out; and what it lacks. */
 static void a_file_of_another_shape_is_refused(void **state)
 {
@@ -344,6 +384,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(each_architecture_gives_the_logits_of_the_reference),
+        TEST(a_sequence_gets_in_company_what_it_gets_alone),
         TEST(a_file_of_another_shape_is_refused),
         TEST(no_memory_is_an_error_and_a_step_takes_none),
     };

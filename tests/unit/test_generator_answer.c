@@ -318,11 +318,16 @@ static void a_quote_is_the_sources_words(void **state)
     TEST_WHY;
     if (!gen)
         skip();
+    struct cairn_config *config = cairn_config_new();
+    struct generator *undrafted;
+    CHECK_OK(cairn_config_add_table(config, generator_conf, generator_conf_len, &why));
+    CHECK_OK(cairn_config_set(config, "generator.draft_max", "0", &why));
+    CHECK_OK(generator_open(&undrafted, dec, emb, NULL, config, &why));
     static const char *const questions[] = {"When is the water pump tested?",
                                             "Who keeps the keys of the depot?", "May I enter alone?"};
     for (size_t i = 0; i < 6; i++) {
         struct answer_request q = request(questions[i % 3], ANSWER_GENERATE);
-        struct seen seen = {.len = 0};
+        struct seen seen = {.len = 0}, plain = {.len = 0};
         struct answer a;
         q.rule = ANSWER_RULE_QUOTE;
         q.temperature = i < 3 ? 0 : 1.5f;
@@ -331,6 +336,10 @@ static void a_quote_is_the_sources_words(void **state)
         q.on_event = on_event;
         q.ctx = &seen;
         CHECK_OK(generator_answer(gen, &q, &a, NULL, &why));
+        answer_release(&a);
+        q.ctx = &plain;
+        CHECK_OK(generator_answer(undrafted, &q, &a, NULL, &why));
+        CHECK_STR_EQ(plain.text, seen.text); /* guesses change nothing */
         unsigned number = 0;
         char *mark = strrchr(seen.text, '[');
         CHECK(seen.len > 4 && mark && mark > seen.text + 1 && sscanf(mark, "[%u]", &number) == 1);
@@ -339,6 +348,8 @@ static void a_quote_is_the_sources_words(void **state)
         CHECK(memmem(texts[number - 1], strlen(texts[number - 1]), from, (size_t)(mark - 1 - from)));
         answer_release(&a);
     }
+    generator_close(undrafted);
+    cairn_config_free(config);
 }
 
 static size_t wrong_marks(const char *text, size_t n_sources)
