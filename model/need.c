@@ -55,6 +55,9 @@ enum cairn_err model_need_of(struct model_need *out, const struct model_file *f,
                              const struct model_card *card, const struct model_opts *o, struct cairn_why *why)
 {
     struct cairn_str arch = {"", 0};
+    if (cairn_heap_bytes() == 0)
+        return cairn_fail(why, CAIRN_EUNSUPPORTED,
+                          "this build's C library does not count what it has allocated");
     memset(out, 0, sizeof *out);
     out->mapped = mapped_bytes(f);
     (void)model_file_string(f, "general.architecture", &arch);

@@ -401,7 +401,8 @@ static void what_cannot_be_said_is_said(void **state)
     encoder_close(tiny_encoder(dir, NULL));
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     CHECK_OK(model_file_open(&f, path, &why));
-    CHECK_ERR(model_need_of(&need, f, path, NULL, &opts, &why), CAIRN_ESTATE);
+    CHECK_ERR(model_need_of(&need, f, path, NULL, &opts, &why),
+              COUNTS_MEMORY ? CAIRN_ESTATE : CAIRN_EUNSUPPORTED);
     model_file_close(f);
     test_rmdir(dir);
 }
