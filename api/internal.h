@@ -15,8 +15,21 @@
 #define API_CODES 16u /* CAIRN_OK and one per cairn_err */
 #define API_BUCKETS 15u
 #define RECALL_BANDS 4u
+#define SEEN_EDGES_MAX 20u
+#define READER_FILE "reader.safetensors" /* beside the pair model's file */
+
+/* What questions and their results look like, counted in fixed buckets; `cairn eval drift` compares two
+ * counts. */
+enum seen_what { SEEN_WORDS, SEEN_LEXICAL, SEEN_DENSE, SEEN_RERANK, SEEN_MARGIN, SEEN_CHANCE, SEEN_N };
+struct seen_kind {
+    const char *name, *help;
+    unsigned n; /* edges; value v is in the first bucket whose edge is >= v, else in the last */
+    double edge[SEEN_EDGES_MAX];
+};
+extern const struct seen_kind seen_kinds[SEEN_N];
 
 struct api_metrics {
+    atomic_uint_fast64_t seen[SEEN_N][SEEN_EDGES_MAX + 1];
     atomic_uint_fast64_t calls[API_METHODS_MAX][API_CODES];
     atomic_uint_fast64_t bucket[API_METHODS_MAX][API_BUCKETS + 1];
     atomic_uint_fast64_t micros[API_METHODS_MAX];
@@ -55,6 +68,7 @@ struct service {
     char decoder_sha256[65];
     struct retriever *retriever[2][2]; /* [embedder][reranker] */
     struct generator *generator[2];    /* [decoder] */
+    struct reader *reader;             /* NULL: none on disk */
     atomic_uint loaded;                /* bit per enum model_role */
 
     pthread_mutex_t keys_mu;
@@ -215,10 +229,10 @@ enum cairn_err m_collection_create(struct call *c), m_collection_list(struct cal
     m_doc_list(struct call *c), m_doc_delete(struct call *c), m_doc_sync(struct call *c),
     m_vector_put(struct call *c), m_vector_search(struct call *c), m_search(struct call *c),
     m_ask(struct call *c), m_ground_check(struct call *c), m_embed(struct call *c), m_rerank(struct call *c),
-    m_tokenize(struct call *c), m_model_list(struct call *c), m_key_create(struct call *c),
-    m_key_list(struct call *c), m_key_revoke(struct call *c), m_server_info(struct call *c),
-    m_server_stats(struct call *c), m_server_health(struct call *c), m_hello(struct call *c),
-    m_describe(struct call *c);
+    m_tokenize(struct call *c), m_eval_run(struct call *c), m_model_list(struct call *c),
+    m_key_create(struct call *c), m_key_list(struct call *c), m_key_revoke(struct call *c),
+    m_server_info(struct call *c), m_server_stats(struct call *c), m_server_health(struct call *c),
+    m_hello(struct call *c), m_describe(struct call *c);
 
 /* ---- upkeep: merging and measuring recall, beside the requests ---- */
 
@@ -251,6 +265,8 @@ size_t keys_copy(struct service *s, struct api_key_info **out); /* OWNED */
 
 /* ---- metrics, http ---- */
 
+/* NaN is not counted. */
+void metrics_seen(struct service *s, enum seen_what what, double v);
 void metrics_count(struct service *s, int method, enum cairn_err err, int64_t micros);
 enum cairn_err metrics_text(struct service *s, struct cairn_buf *out);
 enum cairn_err service_ready(struct service *s, struct cairn_buf *json, struct cairn_why *why);

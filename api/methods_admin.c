@@ -165,8 +165,23 @@ enum cairn_err m_server_stats(struct call *c)
     }
     struct generator_stats g;
     service_generator_stats(c->s, &g);
-    call_map(c, 6);
+    call_map(c, 7);
     pk_kuint(k, "generation", st.generation);
+    pk_cstr(k, "distributions");
+    pk_map(k, SEEN_N);
+    for (unsigned i = 0; i < SEEN_N; i++) {
+        const struct seen_kind *s = &seen_kinds[i];
+        pk_cstr(k, s->name);
+        pk_map(k, 2);
+        pk_cstr(k, "edges");
+        pk_array(k, s->n);
+        for (unsigned b = 0; b < s->n; b++)
+            pk_num(k, s->edge[b]);
+        pk_cstr(k, "counts");
+        pk_array(k, s->n + 1);
+        for (unsigned b = 0; b <= s->n; b++)
+            pk_uint(k, atomic_load(&m->seen[i][b]));
+    }
     pk_knum(k, "uptime_s", (double)(cairn_wall_us() - c->s->started_us) / 1e6);
     pk_cstr(k, "store");
     pk_map(k, 11);
@@ -219,6 +234,34 @@ enum cairn_err m_server_stats(struct call *c)
     pk_kuint(k, "kv_page_bytes", g.kv_page_bytes);
     call_end(c);
     return CAIRN_OK;
+}
+
+/* ---- the room above ---- */
+
+static _Atomic(api_eval_fn) eval_fn;
+
+void api_set_eval(api_eval_fn fn) { atomic_store(&eval_fn, fn); }
+
+/* The parameters go on as they came: the calls that it makes check them, each as its own method. */
+enum cairn_err m_eval_run(struct call *c)
+{
+    api_eval_fn run = atomic_load(&eval_fn);
+    struct cairn_buf params;
+    struct pk k;
+    if (!run)
+        return cairn_fail(c->why, CAIRN_EUNSUPPORTED, "eval.run: this program was built without eval");
+    cairn_buf_init(&params, (size_t)1 << 30);
+    pk_init(&k, &params);
+    pk_map(&k, c->p.n);
+    for (uint32_t i = 0; i < c->p.n; i++) {
+        (void)msgpack_pack_object(&k.p, c->p.kv[i].key);
+        (void)msgpack_pack_object(&k.p, c->p.kv[i].val);
+    }
+    enum cairn_err err = params.failed
+                             ? cairn_fail(c->why, CAIRN_ENOMEM, "parameters")
+                             : run(c->s, c->caller, params.bytes, params.len, c->stop, c->out.b, c->why);
+    cairn_buf_release(&params);
+    return err;
 }
 
 /* ---- models ---- */

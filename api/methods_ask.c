@@ -6,15 +6,14 @@
 
 #include <math.h>
 
-#define EVIDENCE_NEAR                                                                                        \
-    0.8f /* further spans are cited when their support is at least this share of the best span's */
 #define RETRIES_MAX 3u
 
 static const char *const mode_names[] = {"auto", "generate", "extract", NULL}; /* order of enum answer_mode */
 static const char *const rule_names[] = {"default", "none", "citations", "quote",
-                                         NULL}; /* of enum answer_rule */
+                                         NULL};                         /* of enum answer_rule */
+static const char *const style_names[] = {"sentences", "phrase", NULL}; /* order of enum answer_style */
 static const char *const leg_names[] = {"both", "lexical", "dense", NULL};
-static const char *const fusion_names[] = {"minmax", "rrf", NULL};
+static const char *const fusion_names[] = {"minmax", "rrf", "zscore", NULL};
 
 /* ---- what search and ask share ---- */
 
@@ -46,7 +45,7 @@ static void query_params(struct call *c, struct query *q, uint64_t k)
     (void)p_bool(&c->p, "explain", &q->explain);
     q->r.collection = q->collection;
     q->r.k = (size_t)k;
-    q->r.fusion = fusion < 0 ? -1 : fusion == 0 ? FUSION_MINMAX : FUSION_RRF;
+    q->r.fusion = fusion;
     q->r.dense_weight = isnan(q->dense) ? RETRIEVE_DEFAULT : (float)q->dense;
     q->r.rerank_weight = isnan(q->rerank) ? RETRIEVE_DEFAULT : (float)q->rerank;
     q->r.mmr_lambda = isnan(q->mmr) ? RETRIEVE_DEFAULT : (float)q->mmr;
@@ -151,7 +150,7 @@ static void pack_explain(struct pk *k, const struct query *q, const struct retri
     pk_map(k, 8u + (x->plan.path != NULL));
     pk_kuint(k, "n_allowed", x->n_allowed);
     pk_kcstr(k, "legs", leg_names[q->r.legs == LEG_BOTH ? 0 : q->r.legs == LEG_LEXICAL ? 1 : 2]);
-    pk_kcstr(k, "fusion", fusion_names[(q->r.fusion >= 0 ? q->r.fusion : (int)o->fusion) == FUSION_RRF]);
+    pk_kcstr(k, "fusion", fusion_names[q->r.fusion >= 0 ? q->r.fusion : (int)o->fusion]);
     pk_knum(k, "dense_weight", isnan(q->dense) ? (double)o->dense_weight : q->dense);
     pk_knum(k, "rerank_weight",
             q->r.rerank_weight == RETRIEVE_DEFAULT ? (double)o->rerank_weight : (double)q->r.rerank_weight);
@@ -169,6 +168,23 @@ static void pack_explain(struct pk *k, const struct query *q, const struct retri
     pk_knum(k, "fuse", (double)x->fuse_us / 1e3);
     pk_knum(k, "rerank", (double)x->rerank_us / 1e3);
     pk_knum(k, "copy", (double)x->copy_us / 1e3);
+}
+
+static void count_seen(struct call *c, struct cairn_str query, const struct retrieval *x)
+{
+    size_t words = 0;
+    double lexical = NAN, dense = NAN, rerank = NAN;
+    for (size_t i = 0; i < query.len; i++)
+        words += !strchr(" \t\r\n", query.p[i]) && (i == 0 || strchr(" \t\r\n", query.p[i - 1]));
+    for (size_t i = 0; i < x->n_hits; i++) {
+        lexical = fmax(lexical, (double)x->hits[i].lexical); /* fmax passes over NaN */
+        dense = fmax(dense, (double)x->hits[i].dense);
+        rerank = fmax(rerank, (double)x->hits[i].rerank);
+    }
+    metrics_seen(c->s, SEEN_WORDS, (double)words);
+    metrics_seen(c->s, SEEN_LEXICAL, lexical);
+    metrics_seen(c->s, SEEN_DENSE, dense);
+    metrics_seen(c->s, SEEN_RERANK, rerank);
 }
 
 /* ---- search ---- */
@@ -205,6 +221,7 @@ enum cairn_err m_search(struct call *c)
         x = (struct retrieval){0};
     }
     if (!err) {
+        count_seen(c, q.r.query, &x);
         struct pk *k = &c->out;
         call_map(c, 2u + q.explain);
         pk_kuint(k, "generation", x.generation);
@@ -276,8 +293,7 @@ static size_t citations_of(const struct ask *a, const struct ground_sentence *s,
     if (s->verdict != VERDICT_SUPPORTED)
         return 0;
     for (size_t i = 0; i < s->n_evidence && i < GROUND_EVIDENCE_MAX; i++)
-        if (s->evidence[i].source < a->x.n_hits &&
-            (i == 0 || s->evidence[i].score >= EVIDENCE_NEAR * s->evidence[0].score))
+        if (s->evidence[i].source < a->x.n_hits && ground_evidence_cited(s, i))
             list[n++] = i;
     return n;
 }
@@ -508,11 +524,12 @@ static enum cairn_err ask_params(struct ask *a)
     struct call *c = a->c;
     uint64_t max_tokens = 0;
     double temperature = 0, top_p = 0, min_p = 0;
-    int mode = ANSWER_AUTO, rule = ANSWER_RULE_CONFIG;
+    int mode = ANSWER_AUTO, rule = ANSWER_RULE_CONFIG, style = ANSWER_SENTENCES;
     (void)p_str(&c->p, "question", true, 1, QUERY_BYTES_MAX, &a->want.question);
     query_params(c, &a->q, 5);
     (void)p_enum(&c->p, "mode", mode_names, &mode);
     (void)p_enum(&c->p, "rule", rule_names, &rule);
+    (void)p_enum(&c->p, "style", style_names, &style);
     (void)p_uint(&c->p, "max_tokens", false, 1, 1u << 20, &max_tokens);
     (void)p_num(&c->p, "temperature", false, 0, 10, &temperature);
     (void)p_num(&c->p, "top_p", false, 0, 1, &top_p);
@@ -531,6 +548,7 @@ static enum cairn_err ask_params(struct ask *a)
                           a->q.r.k);
     a->want.mode = (enum answer_mode)mode;
     a->want.rule = (enum answer_rule)rule;
+    a->want.style = (enum answer_style)style;
     a->want.max_tokens = (uint32_t)max_tokens;
     a->want.temperature = (float)temperature;
     a->want.top_p = (float)top_p;
@@ -600,6 +618,7 @@ static enum cairn_err ask_sources(struct ask *a)
         return cairn_wrap(c->why, err, "param question");
     if (err)
         return err;
+    count_seen(c, a->want.question, &a->x);
     a->seen_generation = a->x.generation;
     a->sources = cairn_calloc(a->x.n_hits, sizeof *a->sources);
     if (!a->sources)
@@ -650,6 +669,29 @@ static enum cairn_err ask_answer(struct ask *a)
     return err;
 }
 
+static void pack_evidence(struct pk *k, const struct answer_evidence *e)
+{
+    const struct {
+        const char *name;
+        float v;
+    } all[] = {
+        {"chance",   e->chance  },
+        {"rerank",   e->rerank  },
+        {"sentence", e->sentence},
+        {"dense",    e->dense   },
+        {"margin",   e->margin  },
+        {"cover",    e->cover   },
+        {"lacks",    e->lacks   },
+        {"nowhere",  e->nowhere },
+        {"plain",    e->plain   },
+        {"typed",    e->typed   }
+    };
+    pk_cstr(k, "evidence");
+    pk_map(k, sizeof all / sizeof all[0]);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        pk_knum(k, all[i].name, (double)all[i].v);
+}
+
 static void pack_answer(struct ask *a, const char *model, const char *answer_id, int64_t from_us,
                         int64_t retrieve_us)
 {
@@ -658,7 +700,7 @@ static void pack_answer(struct ask *a, const char *model, const char *answer_id,
     const struct answer *w = &a->answer;
     struct cairn_str text = {w->text ? w->text : "", w->text_len};
     uint64_t n_citations = 0;
-    call_map(c, 15u + a->q.explain);
+    call_map(c, 15u + 2u * a->q.explain);
     pk_kuint(k, "generation", a->x.generation);
     pk_kstr(k, "text", text);
     pk_cstr(k, "sentences");
@@ -694,8 +736,13 @@ static void pack_answer(struct ask *a, const char *model, const char *answer_id,
     pk_kcstr(k, "answer_id", answer_id);
     pack_sources(a, k);
     pack_timings(k, &a->x, w, retrieve_us, cairn_now_us() - from_us);
-    if (a->q.explain)
+    metrics_seen(c->s, SEEN_CHANCE, (double)w->evidence.chance);
+    metrics_seen(c->s, SEEN_MARGIN,
+                 w->evidence.chance == w->evidence.chance ? (double)w->evidence.margin : NAN);
+    if (a->q.explain) {
         pack_explain(k, &a->q, &a->x);
+        pack_evidence(k, &w->evidence);
+    }
     call_end(c);
     atomic_fetch_add(&c->s->metrics.prompt_tokens, w->prompt_tokens);
     atomic_fetch_add(&c->s->metrics.completion_tokens, w->completion_tokens);

@@ -6,7 +6,7 @@
 
 #define EMBED_STEP 32u /* passages embedded between two looks at the stop token */
 
-static const char *const fusion_names[] = {"minmax", "rrf", NULL};
+static const char *const fusion_names[] = {"minmax", "rrf", "zscore", NULL};
 
 /* ---- collections ---- */
 
@@ -16,9 +16,9 @@ enum cairn_err collection_defaults(struct call *c, const char *name, bool is_pub
     *o = (struct collection_opts){.language = "english",
                                   .metric = METRIC_COSINE,
                                   .is_public = is_public,
-                                  .fusion = FUSION_MINMAX,
-                                  .dense_weight = 0.6f,
-                                  .rerank_weight = 0.5f};
+                                  .fusion = RETRIEVE_FUSION,
+                                  .dense_weight = RETRIEVE_DENSE_WEIGHT,
+                                  .rerank_weight = RETRIEVE_RERANK_WEIGHT};
     snprintf(o->name, sizeof o->name, "%s", name);
     return service_embedder_for_new(c->s, o->embedder, &o->dim, why);
 }
@@ -45,7 +45,7 @@ static void pack_collection(struct call *c, struct store_view *v, const struct c
     pk_kcstr(&c->out, "metric", vector_metric_names[o->metric <= METRIC_L2 ? o->metric : METRIC_COSINE]);
     pk_kcstr(&c->out, "index", vector_kind_names[o->index <= VECTOR_IVF ? o->index : VECTOR_AUTO]);
     pk_kbool(&c->out, "public", o->is_public);
-    pk_kcstr(&c->out, "fusion", fusion_names[o->fusion == FUSION_RRF]);
+    pk_kcstr(&c->out, "fusion", fusion_names[o->fusion]);
     pk_knum(&c->out, "dense_weight", (double)o->dense_weight);
     pk_knum(&c->out, "rerank_weight", (double)o->rerank_weight);
     pk_kuint(&c->out, "generation", i->generation);
@@ -100,9 +100,9 @@ enum cairn_err m_collection_create(struct call *c)
     struct collection_opts o = {.language = "english",
                                 .metric = METRIC_COSINE,
                                 .is_public = true,
-                                .fusion = FUSION_MINMAX,
-                                .dense_weight = 0.6f,
-                                .rerank_weight = 0.5f};
+                                .fusion = RETRIEVE_FUSION,
+                                .dense_weight = RETRIEVE_DENSE_WEIGHT,
+                                .rerank_weight = RETRIEVE_RERANK_WEIGHT};
     struct cairn_str language = {NULL, 0}, embedder = {NULL, 0};
     uint64_t dim = 0;
     int metric = METRIC_COSINE;

@@ -19,6 +19,36 @@ void metrics_count(struct service *s, int method, enum cairn_err err, int64_t mi
                               memory_order_relaxed);
 }
 
+const struct seen_kind seen_kinds[SEEN_N] = {
+    [SEEN_WORDS] = {"query_words", "Words of a question.",          12, {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32}},
+    [SEEN_LEXICAL] = {"top_lexical",
+                    "BM25 of the best passage.",                    12,
+                    {1, 2, 4, 6, 8, 10, 12, 15, 20, 25, 35, 50}                                                  },
+    [SEEN_DENSE] = {"top_dense",
+                    "Cosine of the nearest passage.",               14,
+                    {0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 1}                   },
+    [SEEN_RERANK] = {"top_rerank",
+                    "Logit of the pair model on the best passage.", 13,
+                    {-10, -8, -6, -4, -2, 0, 2, 3, 4, 5, 6, 8, 10}                                               },
+    [SEEN_MARGIN] = {"top_margin",
+                    "Margin of the reader's best span.",            12,
+                    {-15, -12, -9, -6, -3, 0, 3, 6, 9, 12, 15, 20}                                               },
+    [SEEN_CHANCE] = {"chance",
+                    "Chance that the sources hold the answer.",     13,
+                    {0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98}                        },
+};
+
+void metrics_seen(struct service *s, enum seen_what what, double v)
+{
+    const struct seen_kind *k = &seen_kinds[what];
+    unsigned b = 0;
+    if (v != v)
+        return;
+    while (b < k->n && v > k->edge[b])
+        b++;
+    atomic_fetch_add_explicit(&s->metrics.seen[what][b], 1, memory_order_relaxed);
+}
+
 static uint64_t get(atomic_uint_fast64_t *v) { return atomic_load_explicit(v, memory_order_relaxed); }
 
 static void head(struct cairn_buf *out, const char *name, const char *type, const char *help)
@@ -151,5 +181,19 @@ enum cairn_err metrics_text(struct service *s, struct cairn_buf *out)
         get(&m->recall_dropped));
     one(out, "cairn_ann_recall_stale_total", "counter", "Sampled searches whose content had changed since.",
         get(&m->recall_stale));
+    for (unsigned i = 0; i < SEEN_N; i++) {
+        const struct seen_kind *k = &seen_kinds[i];
+        char name[64];
+        uint64_t below = 0;
+        snprintf(name, sizeof name, "cairn_seen_%s", k->name);
+        head(out, name, "histogram", k->help);
+        for (unsigned b = 0; b <= k->n; b++) {
+            below += get(&m->seen[i][b]);
+            if (b < k->n)
+                cairn_buf_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, k->edge[b], below);
+        }
+        cairn_buf_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_count %" PRIu64 "\n", name, below, name,
+                         below);
+    }
     return out->failed ? CAIRN_ENOMEM : CAIRN_OK;
 }

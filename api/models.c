@@ -18,6 +18,7 @@ void service_models_close(struct service *s)
     for (int e = 0; e < 2; e++)
         for (int r = 0; r < 2; r++)
             retriever_close(s->retriever[e][r]);
+    reader_close(s->reader);
     decoder_close(s->decoder);
     encoder_close(s->encoder[MODEL_EMBEDDER]);
     encoder_close(s->encoder[MODEL_RERANKER]);
@@ -109,6 +110,30 @@ static enum cairn_err decoder_locked(struct service *s, struct decoder **out, st
     return CAIRN_OK;
 }
 
+/* The reader is an overlay beside the pair model's file; without one there is none, and that is no error. */
+static enum cairn_err reader_locked(struct service *s, struct cairn_why *why)
+{
+    const struct model_card *card;
+    if (s->reader || conf_size(s, "api.reader") == 0)
+        return CAIRN_OK;
+    enum cairn_err err = card_of(s, MODEL_RERANKER, &card, why);
+    if (err)
+        return err;
+    const char *slash = strrchr(card->path, '/');
+    struct stat st;
+    char *path = cairn_asprintf("%.*s" READER_FILE, slash ? (int)(slash - card->path + 1) : 0, card->path);
+    if (!path)
+        return cairn_fail(why, CAIRN_ENOMEM, "reader");
+    if (stat(path, &st) == 0) {
+        err = pool_locked(s, why);
+        if (!err)
+            err = reader_open(&s->reader, card, path,
+                              &(struct model_opts){.pool = s->pool, .backend = s->backend}, why);
+    }
+    cairn_free(path);
+    return err;
+}
+
 enum cairn_err service_decoder(struct service *s, struct decoder **out, struct cairn_why *why)
 {
     pthread_mutex_lock(&s->models_mu);
@@ -161,8 +186,12 @@ enum cairn_err service_generator_with(struct service *s, bool decoder, struct ge
             err = encoder_locked(s, MODEL_EMBEDDER, &e, why);
         if (!err && has_r)
             err = encoder_locked(s, MODEL_RERANKER, &r, why);
+        if (!err && has_r)
+            err = reader_locked(s, why);
         if (!err)
             err = generator_open(slot, d, e, r, s->config, why);
+        if (!err)
+            generator_use_reader(*slot, s->reader);
     }
     *out = err ? NULL : *slot;
     pthread_mutex_unlock(&s->models_mu);

@@ -51,9 +51,9 @@ const struct method api_methods[] = {
       ROLE_READ_ONLY, false, false, false},
      m_search                                                                                                             },
     {{"ask",
-      "{collection, question, k, mode, rule, max_tokens, temperature, top_p, min_p, seed, stop, "
+      "{collection, question, k, mode, rule, style, max_tokens, temperature, top_p, min_p, seed, stop, "
       "drop_unsupported, "
-      "exact, index, ef, nprobe, principals}",
+      "exact, index, ef, nprobe, explain, principals}",
       ROLE_READ_ONLY, false, true, false},
      m_ask                                                                                                                },
     {{"ground.check", "{text, sources: [{text}], question, language, support_min}", ROLE_READ_ONLY, false,
@@ -65,6 +65,12 @@ const struct method api_methods[] = {
       false},
      m_tokenize                                                                                                           },
     {{"model.list", "models on disk", ROLE_READ_ONLY, false, false, false},                          m_model_list         },
+    {{"eval.run",
+      "{collection, queries: [{query, relevant: {ID: grade}}] | questions: [{question, answers, "
+      "answerable}], "
+      "measures, k, legs, mode, style, ...}: measures with 95 % intervals, by the caller's own rights",
+      ROLE_USER, false, false, false},
+     m_eval_run                                                                                                           },
     {{"key.create", "{name, role, principals, expires_s}: the answer is the only time the key is shown",
       ROLE_ADMIN, true, false, false},
      m_key_create                                                                                                         },

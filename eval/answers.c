@@ -17,8 +17,10 @@
  * and half of the shorter one's words must be in the other. citation_document_precision: the document alone.
  * - citation_recall: sentences with a claim that are supported and cited / sentences with a claim, mean over
  * answered questions.
+ * - numbers_cited: of the answers with a digit outside citation marks, those whose numbers all stand in a
+ * passage that the answer cites: the same digits, commas between them aside, or up to 20 the English word.
  * - verdict_share: sentences with a verdict / sentences. */
-#include "run.h"
+#include "records.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -46,7 +48,7 @@ struct judged_set {
     char *dir, *kb, *name;
     struct question *q;
     size_t n, cap;
-    bool squad;
+    bool squad, inside; /* inside: passages stand in the questions */
     struct loader_acl *acl;
 };
 
@@ -55,7 +57,7 @@ struct tally {
     size_t n, answerable, unanswerable, refused_right, refused_wrong, with_citations, answered, claims_in;
     double em, f1, contains, token_recall, em_all, f1_all, precision, document_precision, recall;
     size_t citations, sentences, with_verdict, supported, unsupported, no_claim;
-    size_t leak_asked, leaks, leak_refused;
+    size_t leak_asked, leaks, leak_refused, with_numbers, numbers_cited;
 };
 struct times {
     char name[24];
@@ -117,7 +119,10 @@ static enum cairn_err add_question(void *ctx, json_t *o, size_t line, struct cai
 {
     struct judged_set *s = ctx;
     struct question q = {.o = json_incref(o)};
-    const char *id = text_of(o, "id"), *text = text_of(o, "question"), *passage = text_of(o, "passage_id");
+    const char *id = text_of(o, "id"), *text = text_of(o, "question"), *passage = text_of(o, "passage_id"),
+               *inside = text_of(o, "passage"), *carries = text_of(o, "supporting_sentence");
+    if (inside && !passage) /* QED: each question brings its passage */
+        passage = id;
     const json_t *spans = json_object_get(o, "spans");
     (void)line;
     enum cairn_err err = CAIRN_OK;
@@ -128,6 +133,7 @@ static enum cairn_err add_question(void *ctx, json_t *o, size_t line, struct cai
         q.answerable = passage ? !json_is_true(json_object_get(o, "is_impossible"))
                                : json_is_true(json_object_get(o, "answerable"));
         s->squad |= passage != NULL;
+        s->inside |= inside != NULL;
         q.id = cairn_strdup(id);
         q.text = cairn_strdup(text);
         q.kind = kind_of(id, q.answerable);
@@ -136,11 +142,17 @@ static enum cairn_err add_question(void *ctx, json_t *o, size_t line, struct cai
         if (!q.id || !q.text || !q.kind || !q.spans || !texts_of(o, "answers", &q.answers, &q.n_answers) ||
             !texts_of(o, "groups", &q.groups, &q.n_groups))
             err = cairn_fail(why, CAIRN_ENOMEM, "questions");
+        const char *at = inside && carries && *carries ? strstr(inside, carries) : NULL;
+        q.whole = q.whole && !at;
         for (size_t i = 0; i < q.n_spans && !err; i++) {
             const json_t *x = json_array_get(spans, i);
             const char *doc = passage ? passage : text_of(x, "document");
             q.spans[i].start = passage ? 0 : (size_t)json_integer_value(json_object_get(x, "start"));
             q.spans[i].end = passage ? SIZE_MAX : (size_t)json_integer_value(json_object_get(x, "end"));
+            if (at) {
+                q.spans[i].start = (size_t)(at - inside);
+                q.spans[i].end = q.spans[i].start + strlen(carries);
+            }
             if (!doc || q.spans[i].start >= q.spans[i].end)
                 err = cairn_fail(why, CAIRN_EINVAL,
                                  "span %zu wants \"document\", \"start\" and \"end\", start < end", i);
@@ -157,6 +169,41 @@ static enum cairn_err add_question(void *ctx, json_t *o, size_t line, struct cai
     return err;
 }
 
+/* Questions on the documents that --only names (lines of a file, each the beginning of a document's id up to
+ * '#'), then one half of them by their ids. */
+static enum cairn_err keep_questions(struct judged_set *s, struct cairn_why *why)
+{
+    const struct options *o = s->o;
+    char *text = NULL;
+    size_t len = 0, n = 0;
+    enum cairn_err err = CAIRN_OK;
+    if (o->only)
+        err = cairn_read_file(&text, &len, o->only, EVAL_FILE_MAX, why);
+    for (size_t i = 0; i < s->n && !err; i++) {
+        struct question *q = &s->q[i];
+        bool stays = !o->half || 1 + (cairn_hash_bytes(q->id, strlen(q->id)).b[0] & 1u) == o->half,
+             named = !o->only;
+        const char *doc = q->n_spans ? q->spans[0].document : "";
+        size_t base = strcspn(doc, "#");
+        for (const char *p = text; p && p < text + len && !named;) {
+            const char *nl = memchr(p, '\n', (size_t)(text + len - p)), *end = nl ? nl : text + len;
+            named = base && (size_t)(end - p) == base && memcmp(p, doc, base) == 0;
+            p = end + 1;
+        }
+        if (stays && named) {
+            struct question x = s->q[n];
+            s->q[n++] = *q;
+            *q = x;
+        }
+    }
+    for (size_t i = n; i < s->n && !err; i++)
+        question_release(&s->q[i]);
+    if (!err)
+        s->n = n;
+    cairn_free(text);
+    return err;
+}
+
 static enum cairn_err set_read(struct judged_set *s, struct cairn_why *why)
 {
     const struct options *o = s->o;
@@ -165,11 +212,16 @@ static enum cairn_err set_read(struct judged_set *s, struct cairn_why *why)
     if (!s->dir)
         return cairn_fail(why, CAIRN_ENOMEM, "set");
     enum cairn_err err = each_json(o->set, add_question, s, why);
+    if (!err)
+        err = keep_questions(s, why);
     if (!err && !s->n)
-        err = cairn_fail(why, CAIRN_EINVAL, "%s: no questions", o->set);
+        err = cairn_fail(why, CAIRN_EINVAL, "%s: no questions%s", o->set,
+                         o->only || o->half ? " are left by --only and --half" : "");
     if (err)
         return err;
-    s->kb = o->kb ? cairn_strdup(o->kb) : cairn_path_join(s->dir, s->squad ? "passages.jsonl" : "kb");
+    s->kb = o->kb       ? cairn_strdup(o->kb)
+            : s->inside ? cairn_strdup(o->set)
+                        : cairn_path_join(s->dir, s->squad ? "passages.jsonl" : "kb");
     const char *base = strrchr(s->dir, '/');
     s->name = cairn_strdup(base && base[1] ? base + 1 : s->dir);
     if (!s->kb || !s->name)
@@ -214,6 +266,12 @@ static enum cairn_err put_passage(void *ctx, json_t *o, size_t line, struct cair
     struct putting *p = ctx;
     const char *id = text_of(o, "_id"), *title = text_of(o, "title"), *text = text_of(o, "text");
     (void)line;
+    if (!text)
+        text = text_of(o, "passage");
+    if (!id)
+        id = text_of(o, "passage_id");
+    if (!id)
+        id = text_of(o, "id");
     if (!id || !text)
         return cairn_fail(why, CAIRN_EINVAL, "a passage wants \"_id\" and \"text\"");
     json_array_append_new(p->documents,
@@ -227,6 +285,15 @@ static enum cairn_err ingest(struct judged_set *s, struct bench_service *b, cons
 {
     json_t *found = NULL;
     *report = NULL;
+    enum cairn_err fresh = lab_call(b, s->o, "collection.update",
+                                    json_pack("{s:s, s:s, s:f, s:f}", "collection", collection, "fusion",
+                                              "zscore", "dense_weight", (double)RETRIEVE_DENSE_WEIGHT,
+                                              "rerank_weight", (double)RETRIEVE_RERANK_WEIGHT),
+                                    false, &found, why); /* a store of an earlier default */
+    json_decref(found);
+    found = NULL;
+    if (fresh && fresh != CAIRN_ENOTFOUND)
+        return fresh;
     if (!s->squad)
         return lab_call(b, s->o, "doc.sync",
                         json_pack("{s:s, s:s, s:b}", "collection", collection, "path", s->kb, "create", 1),
@@ -260,8 +327,7 @@ static enum cairn_err ingest(struct judged_set *s, struct bench_service *b, cons
 
 /* ---- judging ---- */
 
-/* "[1]" and "[1, 2]" are marks, not words of the answer. OWNED. */
-static char *without_marks(const char *text)
+char *answer_without_marks(const char *text)
 {
     char *out = cairn_strdup(text), *to = out;
     if (!out)
@@ -390,9 +456,16 @@ static bool forbidden_in(const struct judged_set *s, const json_t *list, const c
     return false;
 }
 
-static json_t *ask_params(const struct options *o, const char *collection, const struct question *q,
+/* Gold answers of SQuAD's layout are short phrases. */
+static const char *style_of(const struct judged_set *s)
+{
+    return s->o->style ? s->o->style : s->squad ? "phrase" : NULL;
+}
+
+static json_t *ask_params(const struct judged_set *s, const char *collection, const struct question *q,
                           const char *const *groups, size_t n)
 {
+    const struct options *o = s->o;
     json_t *p = json_pack("{s:s, s:s, s:I}", "collection", collection, "question", q->text, "seed",
                           (json_int_t)o->seed),
            *list = json_array();
@@ -400,6 +473,9 @@ static json_t *ask_params(const struct options *o, const char *collection, const
         json_array_append_new(list, json_string(groups[i]));
     if (o->mode)
         json_object_set_new(p, "mode", json_string(o->mode));
+    json_object_set_new(p, "explain", json_true()); /* for the chance of each answer */
+    if (style_of(s))
+        json_object_set_new(p, "style", json_string(style_of(s)));
     if (o->k)
         json_object_set_new(p, "k", json_integer((json_int_t)o->k));
     if (o->max_tokens)
@@ -412,13 +488,99 @@ static json_t *ask_params(const struct options *o, const char *collection, const
     return p;
 }
 
+static bool number_at(const char **p, char *digits, size_t max)
+{
+    const char *s = *p + strcspn(*p, "0123456789");
+    size_t n = 0;
+    for (; isdigit((unsigned char)*s) || ((*s == ',' || *s == '.') && n && isdigit((unsigned char)s[1])); s++)
+        if (*s != ',' && n + 1 < max)
+            digits[n++] = *s;
+    digits[n] = 0;
+    *p = s;
+    return n > 0;
+}
+
+static bool number_in(const char *digits, const char *passage)
+{
+    static const char *const words[] = {"zero",     "one",      "two",      "three",   "four",    "five",
+                                        "six",      "seven",    "eight",    "nine",    "ten",     "eleven",
+                                        "twelve",   "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
+                                        "eighteen", "nineteen", "twenty"};
+    char other[64];
+    for (const char *p = passage; number_at(&p, other, sizeof other);)
+        if (strcmp(other, digits) == 0)
+            return true;
+    long v = strlen(digits) < 3 ? strtol(digits, NULL, 10) : -1;
+    if (v < 0 || v > 20)
+        return false;
+    char *plain = eval_normalize(passage, strlen(passage));
+    bool found = plain && eval_has_words(plain, words[v]);
+    cairn_free(plain);
+    return found;
+}
+
+/* Do all numbers of the answer stand in the passages that it cites? Passages as the store has them. */
+static enum cairn_err judge_numbers(const struct judged_set *s, struct bench_service *b,
+                                    const char *collection, const json_t *a, bool *has, bool *cited,
+                                    struct cairn_why *why)
+{
+    const char *text = text_of(a, "text");
+    const json_t *sources = json_object_get(a, "sources"), *sentences = json_object_get(a, "sentences");
+    char *passages[64], digits[64];
+    size_t n = 0;
+    enum cairn_err err = CAIRN_OK;
+    char *plain = answer_without_marks(text ? text : "");
+    if (!plain)
+        return cairn_fail(why, CAIRN_ENOMEM, "answer");
+    *has = plain[strcspn(plain, "0123456789")] != 0;
+    *cited = true;
+    for (size_t i = 0; *has && i < json_array_size(sources) && n < 64 && !err; i++) {
+        const json_t *source = json_array_get(sources, i);
+        json_int_t number = json_integer_value(json_object_get(source, "n"));
+        bool used = false;
+        for (size_t k = 0; k < json_array_size(sentences); k++) {
+            const json_t *c = json_object_get(json_array_get(sentences, k), "citations");
+            for (size_t m = 0; m < json_array_size(c); m++)
+                used = used || json_integer_value(json_object_get(json_array_get(c, m), "n")) == number;
+        }
+        if (!used)
+            continue;
+        json_t *d = NULL;
+        err =
+            lab_call(b, s->o, "doc.get",
+                     json_pack("{s:s, s:s}", "collection", collection, "id", text_of(source, "document_id")),
+                     false, &d, why);
+        const char *body = text_of(d, "text");
+        size_t len = body ? strlen(body) : 0,
+               from = (size_t)json_integer_value(json_object_get(source, "start")),
+               to = (size_t)json_integer_value(json_object_get(source, "end"));
+        if (!err && (from > to || to > len))
+            err = cairn_fail(why, CAIRN_ECORRUPT, "source %d lies outside its document", (int)number);
+        if (!err && !(passages[n] = cairn_strndup(body + from, to - from)))
+            err = cairn_fail(why, CAIRN_ENOMEM, "source");
+        n += !err;
+        json_decref(d);
+    }
+    for (const char *p = plain; !err && *cited && number_at(&p, digits, sizeof digits);) {
+        bool found = false;
+        for (size_t i = 0; i < n && !found; i++)
+            found = number_in(digits, passages[i]);
+        *cited = found;
+    }
+    for (size_t i = 0; i < n; i++)
+        cairn_free(passages[i]);
+    cairn_free(plain);
+    return err;
+}
+
 /* Adds one judged answer to each of the two tallies. */
-static enum cairn_err judge(const struct judged_set *s, const struct question *q, const json_t *a,
-                            struct tally *const to[2], json_t *record, struct cairn_why *why)
+static enum cairn_err judge(const struct judged_set *s, struct bench_service *b, const char *collection,
+                            const struct question *q, const json_t *a, struct tally *const to[2],
+                            json_t *record, struct records *rec, struct cairn_why *why)
 {
     const char *text = text_of(a, "text");
     bool refused = json_is_object(json_object_get(a, "refusal"));
-    char *plain = without_marks(refused || !text ? "" : text);
+    char *plain = answer_without_marks(refused || !text ? "" : text);
     struct eval_answer_score score = {0};
     enum cairn_err err = plain ? eval_answer(q->answerable ? q->answers : NULL,
                                              q->answerable ? q->n_answers : 0, plain, &score, why)
@@ -447,11 +609,33 @@ static enum cairn_err judge(const struct judged_set *s, const struct question *q
             right_place += place;
         }
     }
+    bool numbers = false, numbers_cited = false;
+    size_t first = rec->n;
+    if (!err && !refused)
+        err = judge_numbers(s, b, collection, a, &numbers, &numbers_cited, why);
+    if (!err)
+        err = records_add(rec, q->id, "f1_all", score.f1, why);
+    if (!err && q->answerable) {
+        if (!(err = records_add(rec, q->id, "f1", score.f1, why)) &&
+            !(err = records_add(rec, q->id, "em", score.exact, why)) &&
+            !(err = records_add(rec, q->id, "contains", score.contains, why)))
+            err = records_add(rec, q->id, "wrong_refusals", refused, why);
+    } else if (!err) {
+        err = records_add(rec, q->id, "refusal_accuracy", refused, why);
+    }
+    if (!err && q->answerable && citations)
+        err = records_add(rec, q->id, "citation_precision", (double)right_place / (double)citations, why);
+    if (!err && claims)
+        err = records_add(rec, q->id, "citation_recall", (double)carried / (double)claims, why);
+    if (!err && numbers)
+        err = records_add(rec, q->id, "numbers_cited", numbers_cited, why);
     if (err)
         return err;
     for (int i = 0; i < 2; i++) {
         struct tally *t = to[i];
         t->n++;
+        t->with_numbers += numbers;
+        t->numbers_cited += numbers && numbers_cited;
         t->answerable += q->answerable;
         t->unanswerable += !q->answerable;
         t->refused_right += refused && !q->answerable;
@@ -482,6 +666,11 @@ static enum cairn_err judge(const struct judged_set *s, const struct question *q
         t->no_claim += verdicts[2];
     }
     if (record) {
+        json_object_set_new(record, "unit", json_string(q->id));
+        json_t *values = json_object();
+        for (size_t i = first; i < rec->n; i++)
+            json_object_set_new(values, rec->rows[i].name, json_real(rec->rows[i].value));
+        json_object_set_new(record, "values", values);
         json_object_set_new(record, "refused", json_boolean(refused));
         json_object_set_new(record, "em", json_real(score.exact));
         json_object_set_new(record, "f1", json_real(score.f1));
@@ -502,8 +691,7 @@ static enum cairn_err ask_without(const struct judged_set *s, struct bench_servi
     static const char *const everyone[] = {"everyone"};
     json_t *a = NULL, *found = NULL;
     struct eval_answer_score score = {0};
-    enum cairn_err err =
-        lab_call(b, s->o, "ask", ask_params(s->o, collection, q, everyone, 1), false, &a, why);
+    enum cairn_err err = lab_call(b, s->o, "ask", ask_params(s, collection, q, everyone, 1), false, &a, why);
     if (!err)
         err = lab_call(b, s->o, "search",
                        json_pack("{s:s, s:s, s:i, s:[s]}", "collection", collection, "query", q->text, "k",
@@ -568,6 +756,8 @@ static json_t *tally_json(const struct tally *t)
     put_count(o, "supported", t->supported);
     put_count(o, "unsupported", t->unsupported);
     put_count(o, "no_claim", t->no_claim);
+    put_count(o, "with_numbers", t->with_numbers);
+    put_ratio(o, "numbers_cited", ratio((double)t->numbers_cited, t->with_numbers));
     put_count(o, "leak_questions", t->leak_asked);
     put_count(o, "leaks", t->leaks);
     put_ratio(o, "refused_without_group", ratio((double)t->leak_refused, t->leak_asked));
@@ -589,6 +779,7 @@ static void print_tally(const struct tally *t)
     printf(" %6s", COL(ratio(t->document_precision, t->with_citations)));
     printf(" %6s", COL(ratio(t->recall, t->claims_in)));
     printf(" %8s", COL(ratio((double)t->with_verdict, t->sentences)));
+    printf(" %7s", COL(ratio((double)t->numbers_cited, t->with_numbers)));
     if (t->leak_asked)
         printf(" %3zu/%zu", t->leaks, t->leak_asked);
     putchar('\n');
@@ -618,35 +809,48 @@ static void add_times(struct times *times, size_t *n, const json_t *a)
 
 static const struct option_row rows[] = {
     {"set",           "FILE",
-     "questions: {id, question, answers, spans, groups, answerable} or SQuAD's {id, question, passage_id, "
-     "answers, is_impossible}",                                                                                                    O_TEXT,                  offsetof(struct options, set)          },
-    {"kb",            "DIR",                       "the documents (default: kb, or passages.jsonl, beside FILE)",                  O_TEXT,
-     offsetof(struct options,                                                                                                                                                        kb)           },
-    {"collection",    "NAME",                      "of the store (default: eval)",                                                 O_TEXT,                  offsetof(struct options, collection)   },
-    {"data",          "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                          O_TEXT,
-     offsetof(struct options,                                                                                                                                                        data)         },
-    {"mode",          "MODE",                      "auto, generate or extract (default auto)",                                     O_TEXT,                  offsetof(struct options, mode)         },
-    {"k",             "N",                         "passages for each question (default: the service's)",                          O_WHOLE,                 offsetof(struct options, k)            },
-    {"max-tokens",    "N",                         "tokens of an answer (default: the service's)",                                 O_WHOLE,
-     offsetof(struct options,                                                                                                                                                        max_tokens)   },
-    {"rerank-weight", "X",                         "share of the pair model (default: the collection's)",                          O_SHARE,
-     offsetof(struct options,                                                                                                                                                        rerank_weight)},
-    {"sample",        "N",                         "only N of the questions, drawn by --seed",                                     O_WHOLE,                 offsetof(struct options, sample)       },
-    {"seed",          "S",                         "of the sample and of the answers (default 0)",                                 O_WHOLE,                 offsetof(struct options, seed)         },
-    {"out",           "FILE",                      "one JSON line for each question: the answer and how it was judged",            O_TEXT,
-     offsetof(struct options,                                                                                                                                                        out)          },
-    {"models",        "DIR",                       "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)", O_TEXT,
-     offsetof(struct options,                                                                                                                                                        models)       },
-    {"profile",       "NAME",                      "standard or small: take this profile's models",                                O_TEXT,
-     offsetof(struct options,                                                                                                                                                        profile)      },
-    {"embedder",      "NAME",                      "embedding model, or none",                                                     O_TEXT,                  offsetof(struct options, embedder)     },
-    {"reranker",      "NAME",                      "pair model, or none",                                                          O_TEXT,                  offsetof(struct options, reranker)     },
-    {"generator",     "NAME",                      "generator, or none",                                                           O_TEXT,                  offsetof(struct options, generator)    },
-    {"backend",       "NAME",                      "auto, scalar, blas, avx2 or avx512",                                           O_TEXT,                  offsetof(struct options, backend)      },
-    {"threads",       "N",                         "compute threads (default: cores)",                                             O_WHOLE,                 offsetof(struct options, threads)      },
-    {"conf",          "KEY=VALUE",                 "a setting, as generator.relevance_min=0.2; may be repeated",                   O_CONF,                  0                      },
-    {"json",           NULL, "one JSON object on stdout",                                                                         O_FLAG, offsetof(struct options,                   json)              },
-    {"quiet",           NULL,     "no progress on stderr",                                                                         O_FLAG, offsetof(struct options,                  quiet)},
+     "questions: {id, question, answers, spans, groups, answerable}, QED's {id, question, passage, answers, "
+     "supporting_sentence} or SQuAD's {id, question, passage_id, "
+     "answers, is_impossible}",                                                                                                        O_TEXT,                  offsetof(struct options, set)          },
+    {"kb",            "DIR",                       "the documents (default: kb, or passages.jsonl, beside FILE)",                      O_TEXT,
+     offsetof(struct options,                                                                                                                                                            kb)           },
+    {"collection",    "NAME",                      "of the store (default: eval)",                                                     O_TEXT,                  offsetof(struct options, collection)   },
+    {"data",          "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                              O_TEXT,
+     offsetof(struct options,                                                                                                                                                            data)         },
+    {"mode",          "MODE",                      "auto, generate or extract (default auto)",                                         O_TEXT,                  offsetof(struct options, mode)         },
+    {"style",         "STYLE",                     "sentences or phrase (default: the service's; phrase for SQuAD's layout)",          O_TEXT,
+     offsetof(struct options,                                                                                                                                                            style)        },
+    {"k",             "N",                         "passages for each question (default: the service's)",                              O_WHOLE,                 offsetof(struct options, k)            },
+    {"max-tokens",    "N",                         "tokens of an answer (default: the service's)",                                     O_WHOLE,
+     offsetof(struct options,                                                                                                                                                            max_tokens)   },
+    {"rerank-weight", "X",                         "share of the pair model (default: the collection's)",                              O_SHARE,
+     offsetof(struct options,                                                                                                                                                            rerank_weight)},
+    {"only",          "FILE",                      "only questions on documents whose ids, up to '#', are lines of FILE",              O_TEXT,
+     offsetof(struct options,                                                                                                                                                            only)         },
+    {"half",          "1|2",                       "only one half of the questions, split by their ids: one to fit on, one to report",
+     O_WHOLE,                                                                                                                                                   offsetof(struct options, half)         },
+    {"baseline",      "FILE",                      "compare with the --out of an earlier run, question by question",                   O_TEXT,
+     offsetof(struct options,                                                                                                                                                            baseline)     },
+    {"fail-on-drop",  NULL,                        "with --baseline: exit 1 when a measure fell and its interval is below 0",          O_FLAG,
+     offsetof(struct options,                                                                                                                                                            fail_on_drop) },
+    {"draws",         "N",                         "of the bootstrap over questions (default 1000; 0: no intervals)",                  O_WHOLE,
+     offsetof(struct options,                                                                                                                                                            draws)        },
+    {"sample",        "N",                         "only N of the questions, drawn by --seed",                                         O_WHOLE,                 offsetof(struct options, sample)       },
+    {"seed",          "S",                         "of the sample and of the answers (default 0)",                                     O_WHOLE,                 offsetof(struct options, seed)         },
+    {"out",           "FILE",                      "one JSON line for each question: the answer and how it was judged",                O_TEXT,
+     offsetof(struct options,                                                                                                                                                            out)          },
+    {"models",        "DIR",                       "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)",     O_TEXT,
+     offsetof(struct options,                                                                                                                                                            models)       },
+    {"profile",       "NAME",                      "standard or small: take this profile's models",                                    O_TEXT,
+     offsetof(struct options,                                                                                                                                                            profile)      },
+    {"embedder",      "NAME",                      "embedding model, or none",                                                         O_TEXT,                  offsetof(struct options, embedder)     },
+    {"reranker",      "NAME",                      "pair model, or none",                                                              O_TEXT,                  offsetof(struct options, reranker)     },
+    {"generator",     "NAME",                      "generator, or none",                                                               O_TEXT,                  offsetof(struct options, generator)    },
+    {"backend",       "NAME",                      "auto, scalar, blas, avx2 or avx512",                                               O_TEXT,                  offsetof(struct options, backend)      },
+    {"threads",       "N",                         "compute threads (default: cores)",                                                 O_WHOLE,                 offsetof(struct options, threads)      },
+    {"conf",          "KEY=VALUE",                 "a setting, as generator.relevance_min=0.2; may be repeated",                       O_CONF,                  0                      },
+    {"json",           NULL, "one JSON object on stdout",                                                                             O_FLAG, offsetof(struct options,                   json)              },
+    {"quiet",           NULL,     "no progress on stderr",                                                                             O_FLAG, offsetof(struct options,                  quiet)},
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 
@@ -656,6 +860,11 @@ struct state {
     struct tally all, kinds[KINDS_MAX];
     size_t n_kinds, n_times;
     struct times times[TIMES_MAX];
+    struct records rec;
+    struct point {
+        double chance, f1;
+    } * points; /* of the answers given */
+    size_t n_points, cap_points;
     struct cairn_buf records;
     json_t *report;
     uint64_t generation;
@@ -687,7 +896,7 @@ static enum cairn_err one_question(struct state *x, const char *collection, cons
     json_t *a = NULL, *record = o->out ? json_object() : NULL;
     struct tally *const to[2] = {&x->all, kind_tally(x, q->kind)};
     enum cairn_err err =
-        lab_call(&x->b, o, "ask", ask_params(o, collection, q, q->groups, q->n_groups), false, &a, why);
+        lab_call(&x->b, o, "ask", ask_params(&x->set, collection, q, q->groups, q->n_groups), false, &a, why);
     if (!err) {
         x->generation = (uint64_t)json_integer_value(json_object_get(a, "generation"));
         add_times(x->times, &x->n_times, a);
@@ -698,7 +907,16 @@ static enum cairn_err one_question(struct state *x, const char *collection, cons
             json_object_set_new(record, "answerable", json_boolean(q->answerable));
             json_object_set(record, "answer", a);
         }
-        err = judge(&x->set, q, a, to, record, why);
+        size_t before = x->rec.n;
+        err = judge(&x->set, &x->b, collection, q, a, to, record, &x->rec, why);
+        const json_t *chance = json_object_get(json_object_get(a, "evidence"), "chance");
+        if (!err && !json_is_object(json_object_get(a, "refusal")) && json_is_number(chance)) {
+            if (!eval_grow((void **)&x->points, &x->cap_points, x->n_points + 1, sizeof *x->points))
+                err = cairn_fail(why, CAIRN_ENOMEM, "answers");
+            else /* f1_all is the first value of a question */
+                x->points[x->n_points++] =
+                    (struct point){json_number_value(chance), q->answerable ? x->rec.rows[before].value : 0};
+        }
     }
     if (!err && is_group_question(q))
         err = ask_without(&x->set, &x->b, collection, q, to, record, why);
@@ -713,7 +931,34 @@ static enum cairn_err one_question(struct state *x, const char *collection, cons
     return err ? cairn_wrap(why, err, "question %s", q->id) : CAIRN_OK;
 }
 
-static int print_answers(struct state *x, const struct options *o, double seconds)
+static int by_chance(const void *a, const void *b)
+{
+    const struct point *x = a, *y = b;
+    return x->chance < y->chance ? 1 : x->chance > y->chance ? -1 : (x->f1 < y->f1) - (x->f1 > y->f1);
+}
+
+/* [[share of the questions answered, mean F1 of those answers], ...], most certain first; an answer to an
+ * unanswerable question has 0. */
+static json_t *curve_json(struct state *x)
+{
+    enum { STEPS = 20 };
+    json_t *list = json_array();
+    double sum = 0;
+    if (x->n_points)
+        qsort(x->points, x->n_points, sizeof *x->points, by_chance);
+    for (size_t i = 0, step = 1; i < x->n_points; i++) {
+        sum += x->points[i].f1;
+        if ((i + 1) * STEPS >= step * x->n_points) {
+            json_array_append_new(
+                list, json_pack("[f, f]", (double)(i + 1) / (double)x->all.n, sum / (double)(i + 1)));
+            step = (i + 1) * STEPS / x->n_points + 1;
+        }
+    }
+    return list;
+}
+
+static int print_result(struct state *x, const struct options *o, double seconds, json_t *intervals,
+                        json_t *baseline)
 {
     if (o->json) {
         json_t *by = json_object(), *t = json_object();
@@ -722,31 +967,57 @@ static int print_answers(struct state *x, const struct options *o, double second
         for (size_t i = 0; i < x->n_times; i++)
             json_object_set_new(t, x->times[i].name, json_real(x->times[i].sum / (double)x->times[i].n));
         json_t *v = json_pack(
-            "{s:s, s:I, s:I, s:o, s:o, s:o, s:f, s:o}", "set", x->set.name, "n", (json_int_t)x->all.n,
-            "generation", (json_int_t)x->generation, "metrics", tally_json(&x->all), "by_kind", by,
-            "timings_ms", t, "seconds", seconds, "settings",
-            json_pack("{s:s, s:s, s:s, s:s, s:I, s:I}", "mode", o->mode ? o->mode : "auto", "embedder",
+            "{s:s, s:I, s:I, s:o, s:O, s:o, s:O?, s:o, s:o, s:f, s:o}", "set", x->set.name, "n",
+            (json_int_t)x->all.n, "generation", (json_int_t)x->generation, "metrics", tally_json(&x->all),
+            "intervals", intervals, "curve", curve_json(x), "baseline", baseline, "by_kind", by, "timings_ms",
+            t, "seconds", seconds, "settings",
+            json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I}", "mode", o->mode ? o->mode : "auto", "style",
+                      style_of(&x->set) ? style_of(&x->set) : "sentences", "embedder",
                       x->b.names[MODEL_EMBEDDER] ? x->b.names[MODEL_EMBEDDER] : "none", "reranker",
                       x->b.names[MODEL_RERANKER] ? x->b.names[MODEL_RERANKER] : "none", "generator",
                       x->b.names[MODEL_GENERATOR] ? x->b.names[MODEL_GENERATOR] : "none", "sample",
-                      (json_int_t)o->sample, "seed", (json_int_t)o->seed));
+                      (json_int_t)o->sample, "half", (json_int_t)o->half, "seed", (json_int_t)o->seed));
         int code = print_json(o, v);
         json_decref(v);
         return code;
     }
     printf("%s: %zu questions in %.0f s, generation %" PRIu64 "\n", x->set.name, x->all.n, seconds,
            x->generation);
-    printf("%-14s %5s %6s %6s %8s %6s %7s %6s %6s %6s %6s %8s %s\n", "", "n", "em", "f1", "contains",
-           "tokens", "refused", "wrong", "cite", "citdoc", "citrec", "verdicts", "leaks");
+    printf("%-14s %5s %6s %6s %8s %6s %7s %6s %6s %6s %6s %8s %7s %s\n", "", "n", "em", "f1", "contains",
+           "tokens", "refused", "wrong", "cite", "citdoc", "citrec", "verdicts", "numbers", "leaks");
     snprintf(x->all.name, sizeof x->all.name, "all");
     for (size_t i = 0; i < x->n_kinds; i++)
         print_tally(&x->kinds[i]);
     print_tally(&x->all);
-    printf("mean ms:");
+    const char *name;
+    json_t *at;
+    printf("95 %% intervals:");
+    json_object_foreach(intervals, name, at)
+        printf(" %s [%.3f, %.3f]", name, json_real_value(json_array_get(at, 0)),
+               json_real_value(json_array_get(at, 1)));
+    printf("\nmean ms:");
     for (size_t i = 0; i < x->n_times; i++)
         printf(" %s %.3g", x->times[i].name, x->times[i].sum / (double)x->times[i].n);
     putchar('\n');
     return finish_output(o);
+}
+
+/* Intervals, the comparison with --baseline and the table or JSON. */
+static int print_answers(struct state *x, const struct options *o, double seconds)
+{
+    struct cairn_why why = {{0}};
+    json_t *intervals = NULL, *result = json_object();
+    int code = DONE;
+    enum cairn_err err = records_finish(&x->rec, &why);
+    if (!err)
+        err = records_intervals(&x->rec, (size_t)o->draws, o->seed, &intervals, &why);
+    if (!err)
+        err = records_against(o, &x->rec, result, &code, &why);
+    int printed = err ? tell_err(o, err, &why)
+                      : print_result(x, o, seconds, intervals, json_object_get(result, "baseline"));
+    json_decref(intervals);
+    json_decref(result);
+    return code ? code : printed;
 }
 
 static int answers_run(const struct options *o)
@@ -804,6 +1075,8 @@ static int answers_run(const struct options *o)
     int code = err ? tell_err(o, err, &why) : print_answers(x, o, (double)(cairn_now_us() - from) / 1e6);
     json_decref(x->report);
     cairn_buf_release(&x->records);
+    records_release(&x->rec);
+    cairn_free(x->points);
     lab_close(&x->b);
     lab_models_free(names, sums);
     set_release(&x->set);
@@ -815,7 +1088,7 @@ static int answers_run(const struct options *o)
 
 int eval_answers(int argc, char **argv)
 {
-    struct options o = {.command = "eval answers", .rerank_weight = -1};
+    struct options o = {.command = "eval answers", .rerank_weight = -1, .draws = 1000};
     int code = options_read(&o, rows, N_ROWS, argc, argv);
     if (code)
         return code;
@@ -828,5 +1101,9 @@ int eval_answers(int argc, char **argv)
     }
     if (!o.set)
         return tell(&o, USAGE, "want --set FILE; --help says more");
+    if (o.half > 2)
+        return tell(&o, USAGE, "--half wants 1 or 2");
+    if (o.draws > STATS_DRAWS_MAX)
+        return tell(&o, USAGE, "--draws wants at most %u", STATS_DRAWS_MAX);
     return answers_run(&o);
 }

@@ -2,7 +2,8 @@
  * way to search. The store is cached: its directory is named by the hash of the corpus, the embedder's file
  * and cairn's version, and a killed build goes on where it was. A document is one passage, "title\ntext", cut
  * at PASSAGE_BYTES_MAX; longer ones are counted. Queries are those with a judgement, by sample when asked. */
-#include "run.h"
+#include "records.h"
+#include "retrieval_set.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,244 +11,10 @@
 #include <unistd.h>
 
 #define COLLECTION "set"
-#define PUT_BATCH 256u
+#define PUT_BATCH 64u
 #define LEGS 4
 
 static const char *const leg_names[LEGS] = {"lexical", "dense", "fused", "reranked"};
-
-struct set_document {
-    char *id, *text;
-    size_t len;
-};
-struct set_query {
-    char *id, *text;
-};
-struct set {
-    char *name;
-    struct set_document *docs;
-    size_t n_docs, cap_docs, n_cut;
-    struct set_query *queries; /* in the file's order */
-    size_t n_queries, cap_queries;
-    struct eval_qrels qrels;
-    bool qrels_inside; /* the judgements stand in the questions (SQuAD's layout) */
-    char sum[65];
-};
-
-static void set_release(struct set *s)
-{
-    for (size_t i = 0; i < s->n_docs; i++) {
-        cairn_free(s->docs[i].id);
-        cairn_free(s->docs[i].text);
-    }
-    for (size_t i = 0; i < s->n_queries; i++) {
-        cairn_free(s->queries[i].id);
-        cairn_free(s->queries[i].text);
-    }
-    cairn_free(s->docs);
-    cairn_free(s->queries);
-    eval_qrels_release(&s->qrels);
-    cairn_free(s->name);
-    *s = (struct set){0};
-}
-
-/* An id may be a string or a whole number. out holds EVAL_ID_MAX + 1. */
-static bool id_of(const json_t *o, const char *key, const char *other, char *out)
-{
-    const json_t *v = json_object_get(o, key);
-    if (!v && other)
-        v = json_object_get(o, other);
-    if (json_is_integer(v))
-        return snprintf(out, EVAL_ID_MAX + 1, "%" JSON_INTEGER_FORMAT, json_integer_value(v)) > 0;
-    const char *s = json_string_value(v);
-    if (!s || !*s || strlen(s) > EVAL_ID_MAX)
-        return false;
-    memcpy(out, s, strlen(s) + 1);
-    return true;
-}
-
-static enum cairn_err add_document(void *ctx, json_t *o, size_t line, struct cairn_why *why)
-{
-    struct set *s = ctx;
-    char id[EVAL_ID_MAX + 1];
-    const char *title = text_of(o, "title"), *text = text_of(o, "text");
-    (void)line;
-    if (!id_of(o, "_id", "id", id) || !text)
-        return cairn_fail(why, CAIRN_EINVAL, "a document wants \"_id\" (1 to %u bytes) and \"text\"",
-                          EVAL_ID_MAX);
-    if (!eval_grow((void **)&s->docs, &s->cap_docs, s->n_docs + 1, sizeof *s->docs))
-        return cairn_fail(why, CAIRN_ENOMEM, "documents");
-    struct set_document *d = &s->docs[s->n_docs];
-    d->id = cairn_strdup(id);
-    d->text = title && *title ? cairn_asprintf("%s\n%s", title, text) : cairn_strdup(text);
-    if (!d->id || !d->text) {
-        cairn_free(d->id);
-        cairn_free(d->text);
-        return cairn_fail(why, CAIRN_ENOMEM, "documents");
-    }
-    d->len = strlen(d->text);
-    if (d->len > PASSAGE_BYTES_MAX) {
-        d->len = cairn_utf8_floor(d->text, PASSAGE_BYTES_MAX);
-        s->n_cut++;
-    }
-    s->n_docs++;
-    return CAIRN_OK;
-}
-
-static enum cairn_err add_query(void *ctx, json_t *o, size_t line, struct cairn_why *why)
-{
-    struct set *s = ctx;
-    char id[EVAL_ID_MAX + 1], doc[EVAL_ID_MAX + 1];
-    const char *text = text_of(o, "text");
-    (void)line;
-    if (!text)
-        text = text_of(o, "question");
-    if (!id_of(o, "_id", "id", id) || !text || !*text)
-        return cairn_fail(why, CAIRN_EINVAL, "a query wants \"_id\" or \"id\", and \"text\" or \"question\"");
-    if (s->qrels_inside) {
-        if (json_is_true(json_object_get(o, "is_impossible")))
-            return CAIRN_OK;
-        if (!id_of(o, "passage_id", NULL, doc))
-            return cairn_fail(why, CAIRN_EINVAL, "no qrels.tsv, and no \"passage_id\" in the question");
-        enum cairn_err err = eval_qrels_add(&s->qrels, id, doc, 1, why);
-        if (err)
-            return err;
-    }
-    if (!eval_grow((void **)&s->queries, &s->cap_queries, s->n_queries + 1, sizeof *s->queries))
-        return cairn_fail(why, CAIRN_ENOMEM, "queries");
-    struct set_query *q = &s->queries[s->n_queries];
-    *q = (struct set_query){cairn_strdup(id), cairn_strdup(text)};
-    if (!q->id || !q->text) {
-        cairn_free(q->id);
-        cairn_free(q->text);
-        return cairn_fail(why, CAIRN_ENOMEM, "queries");
-    }
-    s->n_queries++;
-    return CAIRN_OK;
-}
-
-/* The first of the names that is there; OWNED; NULL with why filled. */
-static char *one_of(const char *dir, const char *const *names, struct cairn_why *why)
-{
-    for (size_t i = 0; names[i]; i++) {
-        char *path = cairn_path_join(dir, names[i]);
-        if (path && file_exists(path))
-            return path;
-        cairn_free(path);
-    }
-    (void)cairn_fail(why, CAIRN_ENOTFOUND, "%s: holds neither %s nor %s", dir, names[0], names[1]);
-    return NULL;
-}
-
-static int document_by_id(const void *a, const void *b)
-{
-    return strcmp(((const struct set_document *)a)->id, ((const struct set_document *)b)->id);
-}
-
-static enum cairn_err set_read(struct set *s, const struct options *o, struct cairn_why *why)
-{
-    static const char *const corpora[] = {"corpus.jsonl", "passages.jsonl", NULL};
-    static const char *const queries[] = {"queries.jsonl", "questions.jsonl", NULL};
-    static const char *const judged[] = {"qrels.tsv", "qrels/test.tsv", "qrels.txt", NULL};
-    const char *base = o->set;
-    size_t len = strlen(base);
-    while (len > 1 && base[len - 1] == '/')
-        len--;
-    size_t from = len;
-    while (from > 0 && base[from - 1] != '/')
-        from--;
-    s->name = cairn_strndup(base + from, len - from);
-    if (!s->name)
-        return cairn_fail(why, CAIRN_ENOMEM, "set");
-    if (!file_exists(o->set))
-        return cairn_fail(why, CAIRN_ENOTFOUND, "--set %s: no such directory", o->set);
-    char *corpus = one_of(o->set, corpora, why), *query = corpus ? one_of(o->set, queries, why) : NULL;
-    char *qrels = o->qrels ? cairn_strdup(o->qrels) : one_of(o->set, judged, NULL);
-    enum cairn_err err = corpus && query ? CAIRN_OK : CAIRN_ENOTFOUND;
-    s->qrels_inside = !qrels;
-    if (!err)
-        err = each_json(corpus, add_document, s, why);
-    if (!err)
-        err = each_json(query, add_query, s, why);
-    if (!err && qrels)
-        err = file_exists(qrels) ? eval_qrels_read(&s->qrels, qrels, why)
-                                 : cairn_fail(why, CAIRN_ENOTFOUND, "%s: no such file", qrels);
-    else if (!err)
-        err = eval_qrels_finish(&s->qrels, why);
-    uint8_t sum[32];
-    if (!err)
-        err = cairn_sha256_file(sum, corpus, NULL, NULL, why);
-    if (!err)
-        cairn_hex(s->sum, sum, 32);
-    cairn_free(corpus);
-    cairn_free(query);
-    cairn_free(qrels);
-    if (!err && (!s->n_docs || !s->n_queries))
-        err = cairn_fail(why, CAIRN_EINVAL, "%s: %zu documents and %zu queries", o->set, s->n_docs,
-                         s->n_queries);
-    if (err)
-        return err;
-    qsort(s->docs, s->n_docs, sizeof *s->docs, document_by_id);
-    for (size_t i = 1; i < s->n_docs; i++)
-        if (strcmp(s->docs[i - 1].id, s->docs[i].id) == 0)
-            return cairn_fail(why, CAIRN_EINVAL, "%s: document %s stands twice in the corpus", o->set,
-                              s->docs[i].id);
-    return CAIRN_OK;
-}
-
-/* Keeps the judged queries, then a sample of them; judgements of others go. */
-static enum cairn_err set_sample(struct set *s, uint64_t n, uint64_t seed, struct cairn_why *why)
-{
-    size_t kept = 0, n_at = 0;
-    for (size_t i = 0; i < s->n_queries; i++) {
-        if (eval_qrels_find(&s->qrels, s->queries[i].id)) {
-            struct set_query x = s->queries[kept];
-            s->queries[kept++] = s->queries[i];
-            s->queries[i] = x;
-        }
-    }
-    size_t *at = sample_of(kept, n, seed, &n_at);
-    bool *stays = cairn_calloc(s->qrels.n, sizeof *stays);
-    enum cairn_err err = at && stays ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "sample");
-    for (size_t i = 0; i < n_at && !err; i++) {
-        struct set_query x = s->queries[i];
-        s->queries[i] = s->queries[at[i]];
-        s->queries[at[i]] = x;
-        if (n && n < kept)
-            stays[eval_qrels_find(&s->qrels, s->queries[i].id) - s->qrels.queries] = true;
-    }
-    for (size_t i = n_at; i < s->n_queries && !err; i++) {
-        cairn_free(s->queries[i].id);
-        cairn_free(s->queries[i].text);
-    }
-    if (!err) {
-        s->n_queries = n_at;
-        if (n && n < kept) { /* a sample is scored over itself; without one, judged queries that the set lacks
-                                count 0 */
-            size_t m = 0;
-            for (size_t i = 0; i < s->qrels.n; i++) {
-                struct eval_qrel x = s->qrels.queries[i];
-                if (stays[i]) {
-                    s->qrels.queries[i] = s->qrels.queries[m];
-                    s->qrels.queries[m++] = x;
-                }
-            }
-            struct eval_qrels gone = {.queries = NULL};
-            for (size_t i = m; i < s->qrels.n; i++) {
-                gone.queries = &s->qrels.queries[i];
-                for (size_t j = 0; j < gone.queries->n; j++)
-                    cairn_free(gone.queries->docs[j].doc);
-                cairn_free(gone.queries->docs);
-                cairn_free(gone.queries->query);
-            }
-            s->qrels.n = m;
-        }
-        if (!s->n_queries)
-            err = cairn_fail(why, CAIRN_EINVAL, "no query has a judgement");
-    }
-    cairn_free(at);
-    cairn_free(stays);
-    return err;
-}
 
 /* ---- store ---- */
 
@@ -293,8 +60,9 @@ static enum cairn_err put_documents(struct store *store, struct retriever *r, ui
 }
 
 /* Puts what the store does not hold yet. */
-static enum cairn_err set_build(const struct set *s, const struct options *o, struct bench_service *b,
-                                struct retriever *r, uint64_t *added, struct cairn_why *why)
+static enum cairn_err set_build(const struct retrieval_set *s, const struct options *o,
+                                struct bench_service *b, struct retriever *r, uint64_t *added,
+                                struct cairn_why *why)
 {
     struct store *store = service_store(b->s);
     struct store_view *v = NULL;
@@ -312,15 +80,18 @@ static enum cairn_err set_build(const struct set *s, const struct options *o, st
     if (err)
         return err;
     err = store_collection_get(v, COLLECTION, &info, why);
-    if (err == CAIRN_ENOTFOUND) {
+    bool stale =
+        !err && (info.opts.fusion != RETRIEVE_FUSION || info.opts.dense_weight != RETRIEVE_DENSE_WEIGHT ||
+                 info.opts.rerank_weight != RETRIEVE_RERANK_WEIGHT); /* a store of an earlier default */
+    if (err == CAIRN_ENOTFOUND || stale) {
         struct store_batch *batch;
         struct collection_opts c = {.language = "english",
                                     .dim = dim,
                                     .metric = METRIC_COSINE,
                                     .is_public = true,
-                                    .fusion = FUSION_MINMAX,
-                                    .dense_weight = 0.6f,
-                                    .rerank_weight = 0.5f};
+                                    .fusion = RETRIEVE_FUSION,
+                                    .dense_weight = RETRIEVE_DENSE_WEIGHT,
+                                    .rerank_weight = RETRIEVE_RERANK_WEIGHT};
         uint64_t generation;
         store_view_end(v);
         v = NULL;
@@ -328,7 +99,7 @@ static enum cairn_err set_build(const struct set *s, const struct options *o, st
         snprintf(c.embedder, sizeof c.embedder, "%s", dim ? b->names[MODEL_EMBEDDER] : "");
         err = store_batch_begin(&batch, store, why);
         if (!err) {
-            err = store_collection_create(batch, &c, why);
+            err = stale ? store_collection_update(batch, &c, why) : store_collection_create(batch, &c, why);
             if (err)
                 store_batch_abort(batch);
             else
@@ -366,6 +137,28 @@ static enum cairn_err set_build(const struct set *s, const struct options *o, st
     return err;
 }
 
+/* The store of a set, whole: *dir OWNED, b to close. */
+static enum cairn_err retrieval_store(struct bench_service *b, struct retriever **r,
+                                      const struct retrieval_set *s, const struct options *o, char *names[3],
+                                      char *sums[3], char **dir, uint64_t *added, struct cairn_why *why)
+{
+    const char *parts[] = {s->sum, names[MODEL_EMBEDDER] ? names[MODEL_EMBEDDER] : "none",
+                           sums[MODEL_EMBEDDER] ? sums[MODEL_EMBEDDER] : "", NULL};
+    *dir = lab_dir(o, s->name, parts);
+    enum cairn_err err = *dir ? lab_open(b, o, *dir, false, why) : cairn_fail(why, CAIRN_ENOMEM, "directory");
+    if (!err)
+        err = service_retriever(b->s, r, why);
+    return err ? err : set_build(s, o, b, *r, added, why);
+}
+
+enum cairn_err retrieval_store_open(struct bench_service *b, struct retriever **r,
+                                    const struct retrieval_set *s, const struct options *o, char *names[3],
+                                    char *sums[3], char **dir, struct cairn_why *why)
+{
+    uint64_t added;
+    return retrieval_store(b, r, s, o, names, sums, dir, &added, why);
+}
+
 /* ---- runs ---- */
 
 struct leg_run {
@@ -375,9 +168,25 @@ struct leg_run {
     double stage_us[6]; /* embed, lexical, dense, fuse, rerank, copy */
 };
 
-static enum cairn_err run_leg(const struct set *s, const struct options *o, struct retriever *r, int leg,
-                              const size_t *at, size_t n, struct leg_run *out, uint64_t *generation,
-                              struct cairn_why *why)
+static json_t *number_or_null(float v) { return isnan(v) ? json_null() : json_real((double)v); }
+
+static json_t *hits_json(const struct retrieval *x)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < x->n_hits; i++) {
+        const struct retrieved *h = &x->hits[i];
+        json_array_append_new(list, json_pack("{s:s, s:f, s:o, s:o, s:f, s:o}", "id", h->document_id, "score",
+                                              (double)h->score, "lexical", number_or_null(h->lexical),
+                                              "dense", number_or_null(h->dense), "fused", (double)h->fused,
+                                              "rerank", number_or_null(h->rerank)));
+    }
+    return list;
+}
+
+/* details: {query id: {hits}}, or NULL. */
+static enum cairn_err run_leg(const struct retrieval_set *s, const struct options *o, struct retriever *r,
+                              int leg, const size_t *at, size_t n, struct leg_run *out, uint64_t *generation,
+                              json_t *details, struct cairn_why *why)
 {
     enum cairn_err err = CAIRN_OK;
     for (size_t i = 0; i < n && !err; i++) {
@@ -390,9 +199,9 @@ static enum cairn_err run_leg(const struct set *s, const struct options *o, stru
                                         .legs = leg == 0   ? LEG_LEXICAL
                                                 : leg == 1 ? LEG_DENSE
                                                            : LEG_BOTH,
-                                        .fusion = -1,
-                                        .dense_weight =
-                                            o->dense_weight < 0 ? RETRIEVE_DEFAULT : (float)o->dense_weight,
+                                        .fusion = (int)o->fusion,
+                                        .dense_weight = o->dense_weight < 0 ? RETRIEVE_DENSE_WEIGHT
+                                                                            : (float)o->dense_weight,
                                         .rerank_weight = leg < 3                ? 0
                                                          : o->rerank_weight < 0 ? RETRIEVE_DEFAULT
                                                                                 : (float)o->rerank_weight,
@@ -412,6 +221,14 @@ static enum cairn_err run_leg(const struct set *s, const struct options *o, stru
         for (int k = 0; k < 6; k++)
             out->stage_us[k] += (double)us[k];
         *generation = x.generation;
+        if (details && !err) {
+            json_t *of = json_object_get(details, q->id);
+            if (!of) {
+                of = json_pack("{s:s, s:s, s:{}, s:{}}", "unit", q->id, "query", q->text, "values", "hits");
+                json_object_set_new(details, q->id, of);
+            }
+            json_object_set_new(json_object_get(of, "hits"), leg_names[leg], hits_json(&x));
+        }
         retrieval_release(&x);
     }
     progress_clear();
@@ -438,6 +255,28 @@ static enum cairn_err write_run(const char *path, const char *leg, const struct 
 
 /* ---- output ---- */
 
+/* One line for each value of an object. */
+static enum cairn_err write_lines(const char *path, const json_t *lines, struct cairn_why *why)
+{
+    struct cairn_buf b;
+    const char *key;
+    json_t *v;
+    cairn_buf_init(&b, EVAL_FILE_MAX);
+    json_object_foreach((json_t *)(uintptr_t)lines, key, v)
+    {
+        char *line = json_dumps(v, JSON_COMPACT | JSON_REAL_PRECISION(8));
+        if (line && cairn_buf_puts(&b, line))
+            cairn_buf_puts(&b, "\n");
+        else
+            b.failed = true;
+        free(line); /* jansson's */
+    }
+    enum cairn_err err = b.failed ? cairn_fail(why, CAIRN_ENOMEM, "%s", path)
+                                  : cairn_write_file(path, b.bytes ? b.bytes : "", b.len, why);
+    cairn_buf_release(&b);
+    return err;
+}
+
 struct measures {
     struct eval_measure m[EVAL_MEASURES_MAX];
     char names[EVAL_MEASURES_MAX][24];
@@ -463,38 +302,92 @@ static enum cairn_err measures_read(struct measures *m, const char *list, struct
     return m->n ? CAIRN_OK : cairn_fail(why, CAIRN_EINVAL, "--measures names none");
 }
 
+/* Values of each query go to records under "LEG MEASURE". */
+struct taking {
+    const struct measures *m;
+    const char *leg;
+    struct records *to;
+    enum cairn_err err;
+    struct cairn_why *why;
+};
+static void take_values(void *ctx, const char *query, const double *values)
+{
+    struct taking *t = ctx;
+    for (size_t i = 0; i < t->m->n && !t->err; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s %s", t->leg, t->m->names[i]);
+        t->err = records_add(t->to, query, name, values[i], t->why);
+    }
+}
+
 static json_t *means_json(const struct measures *m, const struct eval_qrels *q, const struct eval_run *run,
-                          enum eval_queries which, size_t *n)
+                          enum eval_queries which, struct taking *take, size_t *n)
 {
     double mean[EVAL_MEASURES_MAX];
     json_t *o = json_object();
-    eval_means(q, run, m->m, m->n, which, mean, n, NULL, NULL);
+    eval_means(q, run, m->m, m->n, which, mean, n, take_values, take);
     for (size_t i = 0; i < m->n; i++)
         json_object_set_new(o, m->names[i], json_real(mean[i]));
     return o;
 }
 
-static void print_table(const struct measures *m, json_t *metrics)
+static void print_table(const struct measures *m, json_t *metrics, json_t *intervals)
 {
     const char *leg;
     json_t *values;
     printf("%-10s", "");
     for (size_t i = 0; i < m->n; i++)
-        printf(" %11s", m->names[i]);
+        printf(" %-22s", m->names[i]);
     putchar('\n');
     json_object_foreach(metrics, leg, values)
     {
         printf("%-10s", leg);
-        for (size_t i = 0; i < m->n; i++)
-            printf(" %11.4f", json_real_value(json_object_get(values, m->names[i])));
+        for (size_t i = 0; i < m->n; i++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s %s", leg, m->names[i]);
+            json_t *x = json_object_get(intervals, name);
+            printf(" %.4f [%.3f, %.3f] ", json_real_value(json_object_get(values, m->names[i])),
+                   json_real_value(json_array_get(x, 0)), json_real_value(json_array_get(x, 1)));
+        }
         putchar('\n');
     }
+}
+
+/* Intervals, comparison with --baseline, --out; all of one result. */
+static enum cairn_err finish_records(const struct options *o, const struct measures *m, struct records *rec,
+                                     json_t *details, json_t *result, int *code, struct cairn_why *why)
+{
+    json_t *intervals = NULL;
+    enum cairn_err err = records_finish(rec, why);
+    if (!err)
+        err = records_intervals(rec, (size_t)o->draws, o->seed, &intervals, why);
+    if (!err) {
+        json_object_set(result, "intervals", intervals);
+        if (!o->json)
+            print_table(m, json_object_get(result, "metrics"), intervals);
+        err = records_against(o, rec, result, code, why);
+    }
+    if (!err && o->out) {
+        for (size_t i = 0; i < rec->n; i++) {
+            json_t *of = json_object_get(details, rec->rows[i].unit);
+            if (!of) { /* judged, never asked: an interval counts it too */
+                of = json_pack("{s:s, s:{}}", "unit", rec->rows[i].unit, "values");
+                json_object_set_new(details, rec->rows[i].unit, of);
+            }
+            json_object_set_new(json_object_get(of, "values"), rec->rows[i].name,
+                                json_real(rec->rows[i].value));
+        }
+        err = write_lines(o->out, details, why);
+    }
+    json_decref(intervals);
+    return err;
 }
 
 static int score_run(const struct options *o, const struct measures *m)
 {
     struct eval_qrels q = {0};
     struct eval_run r = {0};
+    struct records rec = {0};
     struct cairn_why why = {{0}};
     int code = DONE;
     enum cairn_err err =
@@ -503,27 +396,31 @@ static int score_run(const struct options *o, const struct measures *m)
                                : eval_qrels_read(&q, o->qrels, &why);
     if (!err)
         err = eval_run_read(&r, o->run, &why);
+    json_t *v = NULL, *details = json_object();
     if (!err) {
         size_t n = 0;
+        struct taking take = {m, "run", &rec, CAIRN_OK, &why};
         if (o->drop_self)
             eval_run_drop_self(&r);
-        json_t *values = means_json(m, &q, &r, o->both ? EVAL_BOTH : EVAL_ALL, &n),
-               *metrics = json_pack("{s:o}", "run", values);
-        json_t *v =
-            json_pack("{s:s, s:I, s:O, s:{s:s, s:s}}", "set", o->qrels, "n_queries", (json_int_t)n, "metrics",
-                      metrics, "settings", "run", o->run, "queries", o->both ? "both" : "all");
-        if (o->json) {
-            code = print_json(o, v);
-        } else {
-            print_table(m, metrics);
+        json_t *values = means_json(m, &q, &r, o->both ? EVAL_BOTH : EVAL_ALL, &take, &n);
+        v = json_pack("{s:s, s:I, s:{s:o}, s:{s:s, s:s}}", "set", o->qrels, "n_queries", (json_int_t)n,
+                      "metrics", "run", values, "settings", "run", o->run, "queries",
+                      o->both ? "both" : "all");
+        err = take.err;
+        if (!err)
+            err = finish_records(o, m, &rec, details, v, &code, &why);
+        if (!err && !o->json)
             printf("%zu queries\n", n);
-            code = finish_output(o);
-        }
-        json_decref(v);
-        json_decref(metrics);
-    } else {
-        code = tell_err(o, err, &why);
     }
+    if (err) {
+        code = tell_err(o, err, &why);
+    } else {
+        int printed = o->json ? print_json(o, v) : finish_output(o);
+        code = code ? code : printed;
+    }
+    json_decref(v);
+    json_decref(details);
+    records_release(&rec);
     eval_qrels_release(&q);
     eval_run_release(&r);
     return code;
@@ -532,46 +429,58 @@ static int score_run(const struct options *o, const struct measures *m)
 /* ---- the command ---- */
 
 static const struct option_row rows[] = {
-    {"set",           "DIR",                       "corpus.jsonl or passages.jsonl, queries.jsonl or questions.jsonl, qrels.tsv",  O_TEXT,
-     offsetof(struct options,                                                                                                                                                        set)          },
-    {"run",           "FILE",                      "score this TREC run instead of searching; wants --qrels",                      O_TEXT,
-     offsetof(struct options,                                                                                                                                                        run)          },
-    {"qrels",         "FILE",                      "judgements, BEIR's three columns or TREC's four (default: those of the set)",  O_TEXT,
-     offsetof(struct options,                                                                                                                                                        qrels)        },
-    {"sample",        "N",                         "only N of the judged queries, drawn by --seed",                                O_WHOLE,
-     offsetof(struct options,                                                                                                                                                        sample)       },
-    {"rerank-sample", "N",                         "only N of those for the reranked leg, which is slow",                          O_WHOLE,
-     offsetof(struct options,                                                                                                                                                        rerank_sample)},
-    {"seed",          "S",                         "of the sample (default 0)",                                                    O_WHOLE,                 offsetof(struct options, seed)         },
-    {"legs",          "LIST",                      "of lexical,dense,fused,reranked (default: all that the models allow)",         O_TEXT,
-     offsetof(struct options,                                                                                                                                                        legs)         },
-    {"k",             "N",                         "documents retrieved for each query (default 100)",                             O_WHOLE,                 offsetof(struct options, k)            },
-    {"dense-weight",  "X",                         "share of the dense leg in fusion (default: a new collection's)",               O_SHARE,
-     offsetof(struct options,                                                                                                                                                        dense_weight) },
-    {"rerank-weight", "X",                         "share of the pair model (default: a new collection's)",                        O_SHARE,
-     offsetof(struct options,                                                                                                                                                        rerank_weight)},
-    {"measures",      "LIST",                      "default ndcg@10,recall@100,mrr@10,map; also P@K, success@K, map@K, ndcg",      O_TEXT,
-     offsetof(struct options,                                                                                                                                                        measures)     },
+    {"set",           "DIR",                       "corpus.jsonl or passages.jsonl, queries.jsonl or questions.jsonl, qrels.tsv",            O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  set)          },
+    {"run",           "FILE",                      "score this TREC run instead of searching; wants --qrels",                                O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  run)          },
+    {"qrels",         "FILE",                      "judgements, BEIR's three columns or TREC's four (default: those of the set)",            O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  qrels)        },
+    {"sample",        "N",                         "only N of the judged queries, drawn by --seed",                                          O_WHOLE,
+     offsetof(struct options,                                                                                                                                                                  sample)       },
+    {"half",          "1|2",                       "only one half of the judged queries, split by their ids: one to tune on, one to report",
+     O_WHOLE,                                                                                                                                                         offsetof(struct options, half)         },
+    {"rerank-sample", "N",                         "only N of those for the reranked leg, which is slow",                                    O_WHOLE,
+     offsetof(struct options,                                                                                                                                                                  rerank_sample)},
+    {"seed",          "S",                         "of the sample (default 0)",                                                              O_WHOLE,                 offsetof(struct options, seed)         },
+    {"legs",          "LIST",                      "of lexical,dense,fused,reranked (default: all that the models allow)",                   O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  legs)         },
+    {"k",             "N",                         "documents retrieved for each query (default 100)",                                       O_WHOLE,                 offsetof(struct options, k)            },
+    {"fusion",        "KIND",                      "zscore, minmax or rrf (default: a new collection's)",                                    O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  fusion_name)  },
+    {"dense-weight",  "X",                         "share of the dense leg in fusion (default: a new collection's)",                         O_SHARE,
+     offsetof(struct options,                                                                                                                                                                  dense_weight) },
+    {"rerank-weight", "X",                         "share of the pair model (default: a new collection's)",                                  O_SHARE,
+     offsetof(struct options,                                                                                                                                                                  rerank_weight)},
+    {"measures",      "LIST",                      "default ndcg@10,recall@100,mrr@10,map; also P@K, success@K, map@K, ndcg",                O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  measures)     },
     {"both",          NULL,
-     "mean over queries with judgement and result (default: all of the judgements, as trec_eval -c)",                              O_FLAG,
-     offsetof(struct options,                                                                                                                                                        both)         },
-    {"drop-self",     NULL,                        "drop documents whose id is the query's",                                       O_FLAG,
-     offsetof(struct options,                                                                                                                                                        drop_self)    },
-    {"run-out",       "FILE",                      "write the runs in TREC format to FILE.LEG",                                    O_TEXT,
-     offsetof(struct options,                                                                                                                                                        run_out)      },
-    {"data",          "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                          O_TEXT,
-     offsetof(struct options,                                                                                                                                                        data)         },
-    {"models",        "DIR",                       "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)", O_TEXT,
-     offsetof(struct options,                                                                                                                                                        models)       },
-    {"profile",       "NAME",                      "standard or small: take this profile's models",                                O_TEXT,
-     offsetof(struct options,                                                                                                                                                        profile)      },
-    {"embedder",      "NAME",                      "embedding model, or none",                                                     O_TEXT,                  offsetof(struct options, embedder)     },
-    {"reranker",      "NAME",                      "pair model, or none",                                                          O_TEXT,                  offsetof(struct options, reranker)     },
-    {"backend",       "NAME",                      "auto, scalar, blas, avx2 or avx512",                                           O_TEXT,                  offsetof(struct options, backend)      },
-    {"threads",       "N",                         "compute threads (default: cores)",                                             O_WHOLE,                 offsetof(struct options, threads)      },
-    {"conf",          "KEY=VALUE",                 "a setting, as retriever.rerank_top=50; may be repeated",                       O_CONF,                  0                      },
-    {"json",           NULL, "one JSON object on stdout",                                                                         O_FLAG, offsetof(struct options,                   json)              },
-    {"quiet",           NULL,     "no progress on stderr",                                                                         O_FLAG, offsetof(struct options,                  quiet)},
+     "mean over queries with judgement and result (default: all of the judgements, as trec_eval -c)",                                        O_FLAG,
+     offsetof(struct options,                                                                                                                                                                  both)         },
+    {"drop-self",     NULL,                        "drop documents whose id is the query's",                                                 O_FLAG,
+     offsetof(struct options,                                                                                                                                                                  drop_self)    },
+    {"run-out",       "FILE",                      "write the runs in TREC format to FILE.LEG",                                              O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  run_out)      },
+    {"out",           "FILE",                      "one JSON line for each query: its values, its hits and their scores",                    O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  out)          },
+    {"baseline",      "FILE",                      "compare with the --out of an earlier run, query by query",                               O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  baseline)     },
+    {"fail-on-drop",  NULL,                        "with --baseline: exit 1 when a measure fell and its interval is below 0",                O_FLAG,
+     offsetof(struct options,                                                                                                                                                                  fail_on_drop) },
+    {"draws",         "N",                         "of the bootstrap over queries (default 1000; 0: no intervals)",                          O_WHOLE,
+     offsetof(struct options,                                                                                                                                                                  draws)        },
+    {"data",          "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                                    O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  data)         },
+    {"models",        "DIR",                       "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)",           O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  models)       },
+    {"profile",       "NAME",                      "standard or small: take this profile's models",                                          O_TEXT,
+     offsetof(struct options,                                                                                                                                                                  profile)      },
+    {"embedder",      "NAME",                      "embedding model, or none",                                                               O_TEXT,                  offsetof(struct options, embedder)     },
+    {"reranker",      "NAME",                      "pair model, or none",                                                                    O_TEXT,                  offsetof(struct options, reranker)     },
+    {"backend",       "NAME",                      "auto, scalar, blas, avx2 or avx512",                                                     O_TEXT,                  offsetof(struct options, backend)      },
+    {"threads",       "N",                         "compute threads (default: cores)",                                                       O_WHOLE,                 offsetof(struct options, threads)      },
+    {"conf",          "KEY=VALUE",                 "a setting, as retriever.rerank_top=50; may be repeated",                                 O_CONF,                  0                      },
+    {"json",           NULL, "one JSON object on stdout",                                                                                   O_FLAG, offsetof(struct options,                   json)              },
+    {"quiet",           NULL,     "no progress on stderr",                                                                                   O_FLAG, offsetof(struct options,                  quiet)},
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 
@@ -594,34 +503,26 @@ static json_t *text_json(const char *s) { return s ? json_string(s) : json_null(
 
 static int retrieval_run(const struct options *o, const struct measures *m, const bool asked[LEGS])
 {
-    struct set s = {0};
+    struct retrieval_set s = {0};
     struct bench_service b = {0};
     struct retriever *r = NULL;
     struct cairn_why why = {{0}};
     char *names[3] = {0}, *sums[3] = {0}, *dir = NULL;
-    json_t *metrics = json_object(), *counts = json_object(), *timings = json_object();
+    struct records rec = {0};
+    json_t *metrics = json_object(), *counts = json_object(), *timings = json_object(),
+           *details = o->out ? json_object() : NULL;
     uint64_t generation = 0, added = 0;
     size_t *at = NULL, n_at = 0;
     int code = DONE;
     run_watch();
     enum cairn_err err = lab_models(o, names, sums, &why);
     if (!err)
-        err = set_read(&s, o, &why);
+        err = retrieval_set_read(&s, o, &why);
     if (!err)
-        err = set_sample(&s, o->sample, o->seed, &why);
-    if (!err) {
-        const char *parts[] = {s.sum, names[MODEL_EMBEDDER] ? names[MODEL_EMBEDDER] : "none",
-                               sums[MODEL_EMBEDDER] ? sums[MODEL_EMBEDDER] : "", NULL};
-        dir = lab_dir(o, s.name, parts);
-        err = dir ? lab_open(&b, o, dir, false, &why) : cairn_fail(&why, CAIRN_ENOMEM, "directory");
-    }
+        err = retrieval_set_sample(&s, o->half, o->sample, o->seed, &why);
     int64_t from = cairn_now_us();
     if (!err)
-        err = service_retriever(b.s, &r, &why);
-    json_object_set_new(timings, "models_s", json_real((double)(cairn_now_us() - from) / 1e6));
-    from = cairn_now_us();
-    if (!err)
-        err = set_build(&s, o, &b, r, &added, &why);
+        err = retrieval_store(&b, &r, &s, o, names, sums, &dir, &added, &why);
     json_object_set_new(timings, "build_s", json_real((double)(cairn_now_us() - from) / 1e6));
     json_object_set_new(timings, "documents_built", json_integer((json_int_t)added));
     if (!err) {
@@ -641,15 +542,19 @@ static int retrieval_run(const struct options *o, const struct measures *m, cons
                                  leg < 3 ? "embedder" : "embedder and reranker");
             continue;
         }
-        err = run_leg(&s, o, r, leg, part ? at : NULL, part ? n_at : s.n_queries, &x, &generation, &why);
+        err = run_leg(&s, o, r, leg, part ? at : NULL, part ? n_at : s.n_queries, &x, &generation, details,
+                      &why);
         if (!err && o->drop_self)
             eval_run_drop_self(&x.run);
         if (!err && o->run_out)
             err = write_run(o->run_out, leg_names[leg], &x.run, &why);
         if (!err) {
             size_t n;
-            json_object_set_new(metrics, leg_names[leg],
-                                means_json(m, &s.qrels, &x.run, part || o->both ? EVAL_BOTH : EVAL_ALL, &n));
+            struct taking take = {m, leg_names[leg], &rec, CAIRN_OK, &why};
+            json_object_set_new(
+                metrics, leg_names[leg],
+                means_json(m, &s.qrels, &x.run, part || o->both ? EVAL_BOTH : EVAL_ALL, &take, &n));
+            err = take.err;
             json_object_set_new(counts, leg_names[leg], json_integer((json_int_t)n));
             json_t *t = json_object();
             json_object_set_new(t, "query_ms", json_real((double)x.us / 1e3 / (double)x.n));
@@ -670,25 +575,23 @@ static int retrieval_run(const struct options *o, const struct measures *m, cons
             store_view_end(v);
         }
         json_t *settings = json_pack(
-            "{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, s:s, s:s}", "n_documents",
+            "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, s:s, s:s}", "n_documents",
             (json_int_t)s.n_docs, "documents_cut", (json_int_t)s.n_cut, "k", (json_int_t)o->k, "sample",
-            (json_int_t)o->sample, "seed", (json_int_t)o->seed, "rerank_top",
+            (json_int_t)o->sample, "half", (json_int_t)o->half, "seed", (json_int_t)o->seed, "rerank_top",
             (json_int_t)cairn_config_num(b.config, "retriever.rerank_top"), "embedder",
             text_json(b.names[MODEL_EMBEDDER]), "reranker", text_json(b.names[MODEL_RERANKER]),
-            "dense_weight", o->dense_weight < 0 ? (double)info.opts.dense_weight : o->dense_weight,
-            "rerank_weight", o->rerank_weight < 0 ? (double)info.opts.rerank_weight : o->rerank_weight,
+            "dense_weight", o->dense_weight < 0 ? (double)RETRIEVE_DENSE_WEIGHT : o->dense_weight,
+            "rerank_weight", o->rerank_weight < 0 ? (double)RETRIEVE_RERANK_WEIGHT : o->rerank_weight,
             "n_words", (double)info.n_words, "queries", o->both ? "both" : "all", "data", dir);
         json_t *v1 = json_pack("{s:s, s:I, s:I, s:O, s:O, s:O, s:O}", "set", s.name, "n_queries",
                                (json_int_t)s.n_queries, "generation", (json_int_t)generation, "metrics",
                                metrics, "queries", counts, "settings", settings, "timings", timings);
-        if (o->json) {
-            code = print_json(o, v1);
-        } else {
+        if (!o->json)
             printf("%s: %zu documents, %zu queries, generation %" PRIu64 "\n", s.name, s.n_docs, s.n_queries,
                    generation);
-            print_table(m, metrics);
-            code = finish_output(o);
-        }
+        err = finish_records(o, m, &rec, details, v1, &code, &why);
+        int printed = err ? tell_err(o, err, &why) : o->json ? print_json(o, v1) : finish_output(o);
+        code = code ? code : printed;
         json_decref(v1);
         json_decref(settings);
     }
@@ -696,10 +599,12 @@ static int retrieval_run(const struct options *o, const struct measures *m, cons
     cairn_free(dir);
     lab_close(&b);
     lab_models_free(names, sums);
-    set_release(&s);
+    retrieval_set_release(&s);
     json_decref(metrics);
     json_decref(counts);
     json_decref(timings);
+    json_decref(details);
+    records_release(&rec);
     return code;
 }
 
@@ -709,6 +614,7 @@ int eval_retrieval(int argc, char **argv)
                         .k = 100,
                         .dense_weight = -1,
                         .rerank_weight = -1,
+                        .draws = 1000,
                         .measures = "ndcg@10,recall@100,mrr@10,map"};
     struct measures m;
     struct cairn_why why = {{0}};
@@ -730,6 +636,17 @@ int eval_retrieval(int argc, char **argv)
         return tell(&o, USAGE, "--run wants --qrels FILE");
     if (o.k < 1 || o.k > RETRIEVE_K_MAX)
         return tell(&o, USAGE, "--k wants 1 to %u", RETRIEVE_K_MAX);
+    static const char *const fusions[] = {"minmax", "rrf", "zscore"};
+    o.fusion = RETRIEVE_FUSION;
+    for (uint64_t i = 0; o.fusion_name && i < 3; i++)
+        if (strcmp(fusions[i], o.fusion_name) == 0)
+            o.fusion = i;
+    if (o.fusion_name && strcmp(fusions[o.fusion], o.fusion_name) != 0)
+        return tell(&o, USAGE, "--fusion wants zscore, minmax or rrf, not \"%s\"", o.fusion_name);
+    if (o.half > 2)
+        return tell(&o, USAGE, "--half wants 1 or 2");
+    if (o.draws > STATS_DRAWS_MAX)
+        return tell(&o, USAGE, "--draws wants at most %u", STATS_DRAWS_MAX);
     if (o.legs ? !legs_read(o.legs, asked) : false)
         return tell(&o, USAGE, "--legs wants a list of lexical, dense, fused, reranked, not \"%s\"", o.legs);
     for (int i = 0; i < LEGS && !o.legs; i++)

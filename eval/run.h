@@ -20,14 +20,15 @@ struct name_list {
 struct options {
     const char *command; /* "eval retrieval", ... */
     const char *set, *run, *qrels, *data, *models, *profile, *embedder, *reranker, *generator, *backend,
-        *legs, *measures, *run_out, *kb, *collection, *mode, *out, *probe, *base, *query, *work, *svg, *peers,
-        *peers_script, *join, *tests;
-    uint64_t sample, rerank_sample, seed, k, threads, max_tokens, n, dim, queries, passes;
-    double dense_weight, rerank_weight; /* -1: the default of a new collection */
+        *legs, *measures, *run_out, *kb, *baseline, *fusion_name, *collection, *mode, *style, *only, *out,
+        *probe, *base, *query, *work, *svg, *peers, *peers_script, *join, *tests;
+    uint64_t sample, half, draws, fusion, rerank_sample, seed, k, threads, max_tokens, n, dim, queries,
+        passes;
+    double limit, dense_weight, rerank_weight; /* -1: the default of a new collection */
     const char *conf[CONF_MAX];
     size_t n_conf;
     struct name_list generators, embedders, pairs, shapes, pythons, joins;
-    bool json, quiet, both, drop_self, quick, fresh, help, filters, deletes, keep, cpu_time;
+    bool json, quiet, both, fail_on_drop, drop_self, quick, fresh, help, filters, deletes, keep, cpu_time;
 };
 struct option_row {
     const char *name, *arg, *help; /* arg NULL: a flag */
@@ -88,9 +89,19 @@ void remove_tree(const char *path);
 int print_json(const struct options *o, json_t *v);
 int finish_output(const struct options *o);
 
+/* "[1]" and "[1, 2]" are marks, not words of the answer. OWNED; NULL without memory. */
+char *answer_without_marks(const char *text);
+
 int eval_retrieval(int argc, char **argv);
 int eval_answers(int argc, char **argv);
 int eval_grounding(int argc, char **argv);
+int eval_compare(int argc, char **argv);
+int eval_drift(int argc, char **argv);
+int eval_ann(int argc, char **argv);
+int eval_report(int argc, char **argv);
+int eval_all(int argc, char **argv);
+/* parts: [{command, result}]. */
+CAIRN_MUST_USE enum cairn_err report_write(const char *path, json_t *parts, struct cairn_why *why);
 int bench_probe(const struct options *o);
 int bench_index(int argc, char **argv);
 int bench_answers(int argc, char **argv);

@@ -7,6 +7,7 @@
  * checker reads only bytes that are final. */
 #include "answer_internal.h"
 #include "constrain.h"
+#include "phrase.h"
 #include "prompt.h"
 #include "schedule.h"
 #include "stream.h"
@@ -20,11 +21,16 @@
 #define QUESTION_BYTES_MAX 16384u
 #define RESERVE_TOKENS 192u /* template, system message and borders beside sources and question */
 #define RELEVANCE_SOURCES_MAX 4u
+#define EVIDENCE_NEAR                                                                                        \
+    0.8f /* further spans are cited when their support is at least this share of the best span's */
+#define PHRASE_TOKENS_MAX 48u
+#define PHRASE_SOURCES_MAX 2u
 #define QUOTE_LOGIT_MIN 3.0f /* of the pair model: a sentence worth quoting when writing failed */
 
 struct generator {
     struct decoder *decoder;
     struct encoder *embedder, *reranker;
+    const struct reader *reader; /* or NULL */
     const struct cairn_config *config;
     float baseline;
     size_t weight_bytes;
@@ -103,6 +109,8 @@ enum cairn_err generator_open(struct generator **out, struct decoder *d, struct 
     return err;
 }
 
+void generator_use_reader(struct generator *g, const struct reader *r) { g->reader = r; }
+
 void generator_close(struct generator *g)
 {
     if (!g)
@@ -136,6 +144,8 @@ void answer_release(struct answer *a)
 struct checker {
     struct grounding *grounding;
     const char *text; /* the stream's: bytes below a queued span's end are final */
+    struct cairn_str passages[GROUND_SOURCES_MAX]; /* the sources' texts as far as they are read */
+    size_t n_passages;
     pthread_t thread;
     bool started;
     pthread_mutex_t lock; /* guards all below but `told` */
@@ -149,6 +159,31 @@ struct checker {
     int64_t busy_us;
     size_t told; /* verdicts handed out; the caller's thread only */
 };
+
+bool ground_evidence_cited(const struct ground_sentence *s, size_t i)
+{
+    return s->verdict == VERDICT_SUPPORTED && i < s->n_evidence &&
+           (i == 0 || s->evidence[i].score >= EVIDENCE_NEAR * s->evidence[0].score);
+}
+
+/* A carried sentence with a number that none of its cited passages has is not vouched for, whatever else
+ * carries it. */
+static void hold_numbers(const struct checker *c, struct cairn_str text, struct ground_sentence *s)
+{
+    struct cairn_str cited[GROUND_EVIDENCE_MAX];
+    size_t n = 0;
+    if (s->verdict != VERDICT_SUPPORTED)
+        return;
+    for (size_t i = 0; i < s->n_evidence; i++)
+        if (ground_evidence_cited(s, i) && s->evidence[i].source < c->n_passages)
+            cited[n++] = c->passages[s->evidence[i].source];
+    if (phrase_numbers_in(text, s->start, s->end, cited, n))
+        return;
+    s->verdict = VERDICT_UNSUPPORTED;
+    s->n_evidence = 0;
+    if (s->n_flags < GROUND_FLAGS_MAX)
+        s->flags[s->n_flags++] = (struct ground_flag){.kind = "number", .start = s->start, .end = s->end};
+}
 
 static void *checker_main(void *p)
 {
@@ -166,6 +201,8 @@ static void *checker_main(void *p)
         int64_t t0 = cairn_now_us();
         enum cairn_err err =
             grounding_check(c->grounding, (struct cairn_str){c->text, s.end}, s.start, s.end, &r, &why);
+        if (!err)
+            hold_numbers(c, (struct cairn_str){c->text, s.end}, &r);
         int64_t took = cairn_now_us() - t0;
         (void)pthread_mutex_lock(&c->lock);
         c->busy_us += took;
@@ -184,11 +221,15 @@ static void *checker_main(void *p)
 }
 
 static enum cairn_err checker_start(struct checker *c, struct grounding *g, const char *text,
+                                    const struct answer_request *q, const size_t *lens, size_t n_sources,
                                     struct cairn_why *why)
 {
     memset(c, 0, sizeof *c);
     c->grounding = g;
     c->text = text;
+    c->n_passages = n_sources;
+    for (size_t i = 0; i < n_sources; i++)
+        c->passages[i] = (struct cairn_str){q->sources[i].text.p, lens[i]};
     c->spans = cairn_calloc(SENTENCES_MAX, sizeof *c->spans);
     c->list = cairn_calloc(SENTENCES_MAX, sizeof *c->list);
     if (!c->spans || !c->list)
@@ -274,7 +315,11 @@ struct work {
     bool cancelled;
     struct extract_list list; /* candidate sentences for the question */
     bool scored;
-    float aligned[GF_N]; /* the question against the sources */
+    struct reader_span spans[READER_SPANS_MAX]; /* what the reader found, best first */
+    size_t n_spans;
+    bool has_read, phrased;                     /* phrased: the answer is complete */
+    size_t lens[GROUND_SOURCES_MAX], n_sources; /* bytes of each source that are read */
+    float aligned[GF_N];                        /* the question against the sources */
     int64_t start_us;
 };
 
@@ -284,6 +329,8 @@ static const char not_found[] = "NOT FOUND";
 static void emit(struct work *w, bool last)
 {
     struct stream *s = &w->stream;
+    if (w->q->style == ANSWER_PHRASE) /* shown when it has been found in a source */
+        return;
     size_t lead = 0;
     while (lead < s->final && strchr(" \n\t\"*", s->text[lead]))
         lead++;
@@ -336,7 +383,9 @@ static enum cairn_err open_grounding(struct work *w, size_t n, size_t first_len,
             .text = {a->text.p, cairn_utf8_floor(a->text.p, len)},
               .vector = a->vector
         };
+        w->lens[i] = s[i].text.len;
     }
+    w->n_sources = n;
     grounding_close(w->grounding);
     w->grounding = NULL;
     const struct ground_opts o = {.embedder = w->g->embedder,
@@ -356,7 +405,7 @@ static enum cairn_err open_rule(struct work *w, const struct prompt *p, struct c
     enum answer_rule rule = w->q->rule;
     if (rule == ANSWER_RULE_CONFIG)
         rule = conf(g, "generator.citations_constrained") > 0 ? ANSWER_RULE_CITATIONS : ANSWER_RULE_NONE;
-    if (rule == ANSWER_RULE_NONE)
+    if (rule == ANSWER_RULE_NONE || w->q->style == ANSWER_PHRASE) /* a phrase is found again in the sources */
         return CAIRN_OK;
     (void)pthread_mutex_lock(&g->lock);
     enum cairn_err err =
@@ -373,13 +422,30 @@ static enum cairn_err open_rule(struct work *w, const struct prompt *p, struct c
     return constrain_quote(out, g->vocab, passages, p->sources_used, QUOTE_SENTENCES, why);
 }
 
+/* For a phrase the model reads the sources of the reader's best spans only: a prompt a third as long. */
+static size_t pick_sources(const struct work *w, struct answer_source *out, size_t max)
+{
+    size_t n = 0;
+    bool taken[GROUND_SOURCES_MAX] = {0};
+    for (size_t i = 0; i < w->n_spans && n < max; i++) {
+        uint32_t s = w->spans[i].source;
+        if (taken[s])
+            continue;
+        taken[s] = true;
+        out[n++] = w->q->sources[s];
+    }
+    return n;
+}
+
 static enum cairn_err generate(struct work *w, struct cairn_why *why)
 {
     struct generator *g = w->g;
     struct answer *a = w->a;
     const struct answer_request *q = w->q;
     const struct tokenizer *t = decoder_tokenizer(g->decoder);
-    uint32_t max_tokens = q->max_tokens ? q->max_tokens : (uint32_t)conf(g, "generator.answer_tokens_max");
+    uint32_t max_tokens = q->max_tokens               ? q->max_tokens
+                          : q->style == ANSWER_PHRASE ? PHRASE_TOKENS_MAX
+                                                      : (uint32_t)conf(g, "generator.answer_tokens_max");
     struct prompt_limits limits = {.context_tokens = (size_t)conf(g, "generator.context_tokens"),
                                    .question_tokens_max = (size_t)conf(g, "generator.question_tokens_max"),
                                    .sources_max = (size_t)conf(g, "generator.sources_max")};
@@ -393,13 +459,21 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
         limits.context_tokens = room;
     int64_t t0 = cairn_now_us();
     struct prompt p;
-    enum cairn_err err = prompt_build(&p, t, decoder_template(g->decoder), q, &limits, why);
+    struct answer_source picked[PHRASE_SOURCES_MAX];
+    struct answer_request shown = *q;
+    if (q->style == ANSWER_PHRASE && w->n_spans) {
+        shown.n_sources = pick_sources(w, picked, PHRASE_SOURCES_MAX);
+        shown.sources = picked;
+    }
+    enum cairn_err err = prompt_build(&p, t, decoder_template(g->decoder), &shown, &limits, why);
     if (err)
         return err;
-    /* what the model does not see is no evidence for what it writes */
-    err = open_grounding(w, p.sources_used, p.first_len, q->question, why);
+    /* what the model does not see is no evidence for what it writes; a phrase has to stand in a source word
+     * by word, seen or not */
+    if (q->style == ANSWER_SENTENCES)
+        err = open_grounding(w, p.sources_used, p.first_len, q->question, why);
     if (!err)
-        err = checker_start(&w->checker, w->grounding, w->stream.text, why);
+        err = checker_start(&w->checker, w->grounding, w->stream.text, w->q, w->lens, w->n_sources, why);
     if (err) {
         prompt_release(&p);
         return err;
@@ -519,6 +593,71 @@ static enum cairn_err candidates(struct work *w, struct cairn_why *why)
     return err;
 }
 
+/* What the reader finds in the sources; once per answer. */
+static enum cairn_err read_spans(struct work *w, struct cairn_why *why)
+{
+    if (!w->g->reader || w->has_read)
+        return CAIRN_OK;
+    enum cairn_err err =
+        reader_read(w->g->reader, w->q, w->lens, w->n_sources, w->spans, &w->n_spans, w->stop, why);
+    w->has_read = !err;
+    return err;
+}
+
+/* The words at a place of a source, cited, are the answer. */
+static enum cairn_err put_phrase(struct work *w, const struct phrase_place *p, struct cairn_why *why)
+{
+    struct answer *a = w->a;
+    const struct answer_source *s = &w->q->sources[p->source];
+    struct cairn_buf b;
+    cairn_buf_init(&b, STREAM_TEXT_BYTES_MAX);
+    for (size_t i = p->start; i < p->end; i++) { /* words verbatim; line breaks become spaces */
+        char c = strchr("\n\r\t", s->text.p[i]) ? ' ' : s->text.p[i];
+        if (c != ' ' || !b.len || b.bytes[b.len - 1] != ' ')
+            cairn_buf_put(&b, &c, 1);
+    }
+    cairn_buf_printf(&b, " [%u]", p->source + 1);
+    cairn_free(a->text);
+    cairn_free(a->sentences);
+    a->text = b.failed ? NULL : cairn_strndup(b.bytes, b.len);
+    a->text_len = b.len;
+    cairn_buf_release(&b);
+    a->sentences = cairn_calloc(1, sizeof *a->sentences);
+    if (!a->text || !a->sentences)
+        return cairn_fail(why, CAIRN_ENOMEM, "answer");
+    a->n_sentences = 1;
+    a->sentences[0] = (struct ground_sentence){
+        .end = a->text_len,
+        .verdict = VERDICT_SUPPORTED,
+        .score = 1,
+        .evidence = {{.source = p->source, .start = p->from, .end = p->to, .score = 1}},
+        .n_evidence = 1,
+        .flags = {{.kind = "verbatim", .start = 0, .end = p->end - p->start}},
+        .n_flags = 1,
+        .cited = {p->source},
+        .n_cited = 1,
+        .cited_ok = {true}};
+    a->sentences[0].flags[0].end = a->text_len - (size_t)snprintf(NULL, 0, " [%u]", p->source + 1);
+    a->support_score = 1;
+    if (!w->q->on_event || w->cancelled)
+        return CAIRN_OK;
+    struct answer_event text =
+                            {
+                                .kind = ANSWER_EVENT_DELTA, .delta = {a->text, a->text_len}
+    },
+                        verdict = {.kind = ANSWER_EVENT_SENTENCE, .sentence = &a->sentences[0]};
+    if (!w->q->on_event(w->q->ctx, &text) || !w->q->on_event(w->q->ctx, &verdict))
+        w->cancelled = true;
+    return CAIRN_OK;
+}
+
+static struct phrase_place place_of(const struct work *w, const struct reader_span *s)
+{
+    struct cairn_str text = {w->q->sources[s->source].text.p, w->lens[s->source]};
+    struct cairn_span in = phrase_sentence(text, s->start, s->end);
+    return (struct phrase_place){s->source, s->start, s->end, in.start, in.end};
+}
+
 static enum cairn_err extract(struct work *w, size_t n_sources, struct cairn_why *why)
 {
     struct extract_pick picks[8];
@@ -527,12 +666,22 @@ static enum cairn_err extract(struct work *w, size_t n_sources, struct cairn_why
     w->a->sources_dropped = (uint32_t)(w->q->n_sources - n_sources);
     w->a->prompt_hash = cairn_hash_bytes(w->q->question.p, w->q->question.len);
     int64_t t0 = cairn_now_us();
+    if (w->q->style == ANSWER_PHRASE && w->g->reader) {
+        enum cairn_err read = read_spans(w, why);
+        w->a->decode_us = cairn_now_us() - t0;
+        w->a->finish = "end";
+        if (read || !w->n_spans)
+            return read;
+        struct phrase_place p = place_of(w, &w->spans[0]);
+        w->phrased = true;
+        return put_phrase(w, &p, why);
+    }
     enum cairn_err err = candidates(w, why);
     if (err)
         return err;
     size_t n = extract_choose(&w->list, w->q, max < 8 ? max : 8,
                               (float)conf(w->g, "generator.extract_share_min"), picks);
-    err = checker_start(&w->checker, w->grounding, w->stream.text, why);
+    err = checker_start(&w->checker, w->grounding, w->stream.text, w->q, w->lens, w->n_sources, why);
     if (err)
         return err;
     w->a->decode_us = cairn_now_us() - t0;
@@ -574,14 +723,34 @@ static enum cairn_err extract(struct work *w, size_t n_sources, struct cairn_why
     return CAIRN_OK;
 }
 
-/* Leaves unsupported sentences out of the text and moves every offset. */
-static void drop_unsupported(struct answer *a)
+/* Leaves sentences out of the text and moves every offset: unsupported ones when they are not wanted, and in
+ * any case those with a number that no passage cited by the answer has. */
+static void drop_sentences(struct answer *a, const struct checker *c, bool unsupported)
 {
-    size_t at = 0, out = 0, keep = 0;
+    struct cairn_str cited[GROUND_SOURCES_MAX];
+    size_t n_cited = 0, at = 0, out = 0, keep = 0;
+    bool has[GROUND_SOURCES_MAX] = {0}, moved = false;
+    for (size_t i = 0; i < a->n_sentences; i++)
+        for (size_t k = 0; k < a->sentences[i].n_evidence; k++) {
+            uint32_t s = a->sentences[i].evidence[k].source;
+            if (!ground_evidence_cited(&a->sentences[i], k) || s >= c->n_passages || has[s])
+                continue;
+            has[s] = true;
+            cited[n_cited++] = c->passages[s];
+        }
+    struct cairn_str text = {a->text, a->text_len};
+    bool drop[SENTENCES_MAX];
     for (size_t i = 0; i < a->n_sentences; i++) {
+        const struct ground_sentence *s = &a->sentences[i];
+        drop[i] =
+            (unsupported && s->verdict == VERDICT_UNSUPPORTED) ||
+            (s->verdict != VERDICT_SUPPORTED && !phrase_numbers_in(text, s->start, s->end, cited, n_cited));
+        moved = moved || drop[i];
+    }
+    for (size_t i = 0; i < a->n_sentences && moved; i++) {
         struct ground_sentence s = a->sentences[i];
         size_t end = s.end, gap = s.start;
-        if (s.verdict == VERDICT_UNSUPPORTED) {
+        if (drop[i]) {
             at = end;
             continue;
         }
@@ -599,9 +768,29 @@ static void drop_unsupported(struct answer *a)
         at = end;
         a->sentences[keep++] = s;
     }
+    if (!moved)
+        return;
     a->n_sentences = keep;
     a->text_len = out;
     a->text[out] = '\0';
+}
+
+/* Phrase style: what was written is the answer where a source has those words; else what the reader found. */
+static enum cairn_err finish_phrase(struct work *w, struct cairn_why *why)
+{
+    struct answer *a = w->a;
+    struct phrase_place p;
+    struct cairn_str wrote = phrase_trim((struct cairn_str){w->stream.text, w->stream.final});
+    checker_stop(&w->checker);
+    bool refused = says_not_found(&w->stream) || (wrote.len && grounding_is_refusal(wrote));
+    if (!refused && phrase_find(wrote, w->q, w->lens, w->n_sources, w->spans, w->n_spans, &p))
+        return put_phrase(w, &p, why);
+    for (size_t i = 0; i < w->n_spans && !refused; i++)
+        if (w->spans[i].source < w->n_sources && w->spans[i].end <= w->lens[w->spans[i].source]) {
+            p = place_of(w, &w->spans[i]);
+            return put_phrase(w, &p, why);
+        }
+    return refuse(a, refused ? REFUSAL_MODEL : REFUSAL_UNSUPPORTED, why);
 }
 
 static enum cairn_err finish(struct work *w, struct cairn_why *why)
@@ -654,8 +843,7 @@ static enum cairn_err finish(struct work *w, struct cairn_why *why)
     bool cut_short = strcmp(a->finish, "cancelled") == 0 || strcmp(a->finish, "deadline") == 0;
     if (!supported && !cut_short)
         return refuse(a, refused ? REFUSAL_MODEL : REFUSAL_UNSUPPORTED, why);
-    if (w->q->drop_unsupported)
-        drop_unsupported(a);
+    drop_sentences(a, c, w->q->drop_unsupported);
     return CAIRN_OK;
 }
 
@@ -719,8 +907,13 @@ static enum cairn_err relevance(struct work *w, size_t n_sources, float *chance,
     enum cairn_err err = candidates(w, why);
     if (err)
         return err;
-    struct evidence e;
+    struct answer_evidence e;
     err = evidence_of(q, n_sources, &w->list, &e, why);
+    if (!err &&
+        q->style == ANSWER_PHRASE) /* the reader looks for a phrase: of whole sentences it knows less */
+        err = read_spans(w, why);
+    if (!err && w->n_spans)
+        e.margin = w->spans[0].margin;
     if (!err && isnan(e.rerank) && w->g->reranker) {
         struct cairn_str texts[RELEVANCE_SOURCES_MAX];
         float logits[RELEVANCE_SOURCES_MAX];
@@ -740,8 +933,10 @@ static enum cairn_err relevance(struct work *w, size_t n_sources, float *chance,
             dense = q->sources[i].dense;
     if (!isnan(dense) && w->g->embedder)
         e.dense = (dense - w->g->baseline) / (1 - w->g->baseline);
-    *chance =
-        isnan(e.rerank) || isnan(e.sentence) ? relevance_chance(e.rerank, w->aligned) : evidence_chance(&e);
+    bool known = !isnan(e.margin) || (!isnan(e.rerank) && !isnan(e.sentence));
+    *chance = known ? evidence_chance(&e) : relevance_chance(e.rerank, w->aligned);
+    e.chance = *chance;
+    w->a->evidence = e;
     return CAIRN_OK;
 }
 
@@ -749,6 +944,7 @@ enum cairn_err generator_answer(struct generator *g, const struct answer_request
                                 const struct cairn_stop *stop, struct cairn_why *why)
 {
     memset(out, 0, sizeof *out);
+    out->evidence.chance = NAN;
     struct work w = {.g = g, .q = q, .stop = stop, .a = out, .start_us = cairn_now_us()};
     if (!q->question.len)
         return cairn_fail(why, CAIRN_EINVAL, "the question is empty");
@@ -799,10 +995,14 @@ enum cairn_err generator_answer(struct generator *g, const struct answer_request
     if (err)
         goto done;
     out->prompt_us = cairn_now_us() - w.start_us;
-    err = mode == ANSWER_GENERATE ? generate(&w, why) : extract(&w, n, why);
+    if (q->style == ANSWER_PHRASE)
+        err = read_spans(&w, why);
     if (!err)
-        err = finish(&w, why);
-    if (!err && q->mode == ANSWER_AUTO && out->refusal == REFUSAL_UNSUPPORTED && quotable(&w))
+        err = mode == ANSWER_GENERATE ? generate(&w, why) : extract(&w, n, why);
+    if (!err && !w.phrased)
+        err = q->style == ANSWER_PHRASE && mode == ANSWER_GENERATE ? finish_phrase(&w, why) : finish(&w, why);
+    if (!err && q->mode == ANSWER_AUTO && q->style == ANSWER_SENTENCES &&
+        out->refusal == REFUSAL_UNSUPPORTED && quotable(&w))
         err = quote_instead(&w, n, why);
 done:
     checker_stop(&w.checker);

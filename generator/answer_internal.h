@@ -48,21 +48,10 @@ CAIRN_MUST_USE enum cairn_err extract_score(struct grounding *g, const struct an
 size_t extract_choose(const struct extract_list *l, const struct answer_request *q, size_t max,
                       float share_min, struct extract_pick *out);
 
-/* What is known of question and sources before anything is written. */
-struct evidence {
-    float rerank;   /* pair model on the best passage, NaN: unknown */
-    float sentence; /* on the best sentence, NaN: unknown */
-    float typed;    /* 1: that sentence has a value of the kind asked for */
-    float cover;    /* share of the question's words in it */
-    float lacks;    /* names, numbers and versions of the question that its passage lacks: 1 - exp(-n) */
-    float nowhere;  /* those that no source has */
-    float plain;    /* share of the other words that the passage lacks */
-    float dense;    /* best cosine of a source, 0 at that of unrelated texts, 1 for the same; NaN: unknown */
-};
 CAIRN_MUST_USE enum cairn_err evidence_of(const struct answer_request *q, size_t n_sources,
-                                          const struct extract_list *l, struct evidence *out,
+                                          const struct extract_list *l, struct answer_evidence *out,
                                           struct cairn_why *why);
 /* Chance that the sources hold the answer; needs a pair model's logits. Same scale as relevance_chance. */
-float evidence_chance(const struct evidence *e);
+float evidence_chance(const struct answer_evidence *e);
 
 #endif

@@ -18,6 +18,12 @@ static const char system_text[] =
     "Answer in one to three short, complete sentences. After each sentence write the number of its source in "
     "square brackets, like [1].";
 
+static const char phrase_text[] =
+    "You answer questions from numbered sources. Reply with the shortest phrase from the sources that "
+    "answers "
+    "the question, copied as it is written there, without a sentence around it: a name, a date, a number, a "
+    "few words.";
+
 static bool heading_like(const char *p, size_t n)
 {
     static const char *const headings[] = {"question:", "sources:", "answer:", "system:"};
@@ -149,11 +155,11 @@ static enum cairn_err cut_first(const struct tokenizer *t, const struct answer_s
 }
 
 static enum cairn_err encode(int32_t **ids, size_t *n, const struct tokenizer *t, enum chat_template tmpl,
-                             struct cairn_str user, struct cairn_why *why)
+                             enum answer_style style, struct cairn_str user, struct cairn_why *why)
 {
     const struct chat_message m[2] = {
-        {"system", cairn_str_of(system_text)},
-        {"user",   user                     }
+        {"system", cairn_str_of(style == ANSWER_PHRASE ? phrase_text : system_text)},
+        {"user",   user                                                            }
     };
     return chat_encode(t, tmpl, m, 2, ids, n, why);
 }
@@ -199,9 +205,9 @@ enum cairn_err prompt_build(struct prompt *out, const struct tokenizer *t, enum 
     if (!prompt_user(&b, q, used, cut_len))
         err = cairn_fail(why, CAIRN_ENOMEM, "prompt text");
     if (!err)
-        err = encode(&out->ids, &out->n, t, tmpl, (struct cairn_str){b.bytes, b.len}, why);
+        err = encode(&out->ids, &out->n, t, tmpl, q->style, (struct cairn_str){b.bytes, b.len}, why);
     if (!err) /* what two prompts without a word in common share is the template's and ours */
-        err = encode(&other, &n_other, t, tmpl, cairn_str_of("0"), why);
+        err = encode(&other, &n_other, t, tmpl, q->style, cairn_str_of("0"), why);
     if (!err)
         while (out->n_fixed < out->n && out->n_fixed < n_other &&
                out->ids[out->n_fixed] == other[out->n_fixed])

@@ -264,7 +264,7 @@ static enum cairn_err opts_ok(const struct collection_opts *o, struct cairn_why 
     if (o->dim > VECTOR_DIM_MAX)
         return cairn_fail(why, CAIRN_EINVAL, "collection %s: dimension %u is over %u", o->name, o->dim,
                           VECTOR_DIM_MAX);
-    if ((unsigned)o->metric > METRIC_L2 || (unsigned)o->fusion > FUSION_RRF ||
+    if ((unsigned)o->metric > METRIC_L2 || (unsigned)o->fusion > FUSION_ZSCORE ||
         (unsigned)o->index > VECTOR_IVF)
         return cairn_fail(why, CAIRN_EINVAL, "collection %s: unknown metric, index or fusion", o->name);
     if (!(o->dense_weight >= 0 && o->dense_weight <= 1) || !(o->rerank_weight >= 0 && o->rerank_weight <= 1))

@@ -602,7 +602,7 @@ enum cairn_err coll_parse(struct cairn_str key, struct cairn_str payload, struct
     uint8_t index = rd_left(&r) ? rd_u8(&r) : VECTOR_AUTO; /* format 1 has none */
     c->opts.index = (enum vector_kind)index;
     ok = ok && index <= VECTOR_IVF && rd_done(&r) && c->id && metric <= METRIC_L2 && is_public <= 1 &&
-         fusion <= FUSION_RRF && c->opts.dim <= VECTOR_DIM_MAX;
+         fusion <= FUSION_ZSCORE && c->opts.dim <= VECTOR_DIM_MAX;
     return ok ? CAIRN_OK : kv_corrupt(why, DB_COLLECTION, key.p, key.len, "not a collection record");
 }
 

@@ -26,6 +26,7 @@ enum {
     DIM_MAX = 8192,
     FF_MAX = 65536,
     HEAD_DIM_MAX = 512,
+    RANK_MAX = 512,
     ROWS_GRAIN = 16,
 };
 
@@ -52,7 +53,9 @@ struct encoder {
     pthread_mutex_t lock;
     bool lock_ready, normalize, rotary;
     enum encoder_pooling pooling;
-    struct model_file *file;
+    struct model_file *file, *over; /* over: what an overlay changes, or NULL */
+    float **merged;                 /* matrices that it changed */
+    size_t n_merged;
     struct tokenizer *tokenizer;
     char *name, *query_prefix;
     uint32_t n_layer, dim, n_head, head_dim, n_ff, n_vocab, n_positions, n_types, max_tokens;
@@ -132,7 +135,66 @@ static const struct model_tensor *find(const struct encoder *e, enum part part, 
     }
     return t;
 }
+/* A tensor of the overlay, named as the original format does; NULL: not changed. */
+static const struct model_tensor *find_over(const struct encoder *e, enum part part, uint32_t layer,
+                                            const char *what, char full[128])
+{
+    char name[96];
+    if (!e->over)
+        return NULL;
+    snprintf(name, sizeof name, names[part][0], layer);
+    snprintf(full, 128, "%s.%s", name, what);
+    return model_file_tensor(e->over, full);
+}
 #pragma GCC diagnostic pop
+
+/* An overlay's change of low rank: W + B A, with A [rank, k] as "NAME.a" and B [n, rank] as "NAME.b". */
+static enum cairn_err merge(struct encoder *e, struct weight *w, enum part part, uint32_t layer,
+                            struct cairn_why *why)
+{
+    char name[128], other[128];
+    const struct model_tensor *a = find_over(e, part, layer, "a", name),
+                              *b = find_over(e, part, layer, "b", other);
+    if (!a && !b)
+        return CAIRN_OK;
+    uint64_t rank = a && a->n_dims == 2 ? a->dims[1] : 0;
+    if (!b || !rank || rank > RANK_MAX || a->dims[0] != w->k || b->n_dims != 2 || b->dims[0] != rank ||
+        b->dims[1] != w->n)
+        return cairn_fail(why, CAIRN_ECORRUPT,
+                          "the overlay's %s and its pair \".b\" do not make a change of [%zu, %zu]", name,
+                          w->k, w->n);
+    size_t bytes;
+    float *to = cairn_mul(w->n, w->k * sizeof(float), &bytes) ? cairn_aligned(64, bytes + 64) : NULL,
+          *fa = cairn_reallocarray(NULL, rank * w->k, sizeof *fa),
+          *fb = cairn_reallocarray(NULL, rank * w->n, sizeof *fb);
+    float **list = cairn_reallocarray(e->merged, e->n_merged + 1, sizeof *list);
+    if (list)
+        e->merged = list;
+    enum cairn_err err = CAIRN_OK;
+    if (!to || !fa || !fb || !list) {
+        cairn_free(to);
+        err = cairn_fail(why, CAIRN_ENOMEM, "tensor %s", name);
+    } else {
+        e->merged[e->n_merged++] = to;
+        tensor_dequantize(a->type, a->bytes, fa, rank * w->k);
+        tensor_dequantize(b->type, b->bytes, fb, rank * w->n);
+        for (size_t i = 0; i < w->n; i++) {
+            float *row = to + i * w->k;
+            weight_row(w, i, row);
+            for (size_t r = 0; r < rank; r++) {
+                float f = fb[i * rank + r];
+                for (size_t j = 0; j < w->k; j++)
+                    row[j] += f * fa[r * w->k + j];
+            }
+        }
+        w->type = TENSOR_F32;
+        w->row_bytes = w->k * sizeof(float);
+        w->bytes = (const uint8_t *)to;
+    }
+    cairn_free(fa);
+    cairn_free(fb);
+    return err;
+}
 
 static enum cairn_err matrix(struct encoder *e, struct weight *w, enum part part, uint32_t layer, uint64_t k,
                              uint64_t n, struct cairn_why *why)
@@ -151,14 +213,16 @@ static enum cairn_err matrix(struct encoder *e, struct weight *w, enum part part
     if (!w->row_bytes || w->row_bytes * rows != t->n_bytes)
         return cairn_fail(why, CAIRN_ECORRUPT, "tensor %s: %zu bytes are not %" PRIu64 " rows of %zu", name,
                           t->n_bytes, rows, w->row_bytes);
-    return CAIRN_OK;
+    return merge(e, w, part, layer, why);
 }
 
 static enum cairn_err vector(struct encoder *e, float **out, enum part part, uint32_t layer, const char *what,
                              uint64_t n, struct cairn_why *why)
 {
     char name[128];
-    const struct model_tensor *t = find(e, part, layer, what, name);
+    const struct model_tensor *t = find_over(e, part, layer, what, name);
+    if (!t)
+        t = find(e, part, layer, what, name);
     if (!t)
         return cairn_fail(why, CAIRN_ECORRUPT, "tensor %s is missing; the file is not a complete encoder",
                           name);
@@ -382,8 +446,45 @@ static enum cairn_err make_rooms(struct encoder *e, const struct model_opts *o, 
     return CAIRN_OK;
 }
 
+/* The overlay is made for one file: "base_sha256" of its metadata is the card's. */
+static enum cairn_err open_over(struct encoder *e, const struct model_card *card, const char *overlay,
+                                struct cairn_why *why)
+{
+    struct cairn_str base;
+    enum cairn_err err = model_file_open(&e->over, overlay, why);
+    if (err)
+        return cairn_wrap(why, err, "%s", overlay);
+    if (!model_file_string(e->over, "base_sha256", &base) || !card->sha256 ||
+        base.len != strlen(card->sha256) || memcmp(base.p, card->sha256, base.len) != 0)
+        return cairn_fail(
+            why, CAIRN_ECORRUPT,
+            "%s is not made for this model: its base_sha256 is not that of %s; fetch both again", overlay,
+            card->name);
+    return CAIRN_OK;
+}
+
+enum cairn_err encoder_extra(const struct encoder *e, const char *name, float *out, size_t n,
+                             struct cairn_why *why)
+{
+    const struct model_tensor *t = e->over ? model_file_tensor(e->over, name) : NULL;
+    uint64_t have = t ? 1 : 0;
+    for (uint32_t i = 0; t && i < t->n_dims; i++)
+        have *= t->dims[i];
+    if (!t || have != n || tensor_type_bytes(t->type, n) != t->n_bytes)
+        return cairn_fail(why, CAIRN_ECORRUPT, "%s: the overlay has no tensor %s of %zu numbers", e->name,
+                          name, n);
+    tensor_dequantize(t->type, t->bytes, out, n);
+    return CAIRN_OK;
+}
+
 enum cairn_err encoder_open(struct encoder **out, const struct model_card *card, const struct model_opts *o,
                             struct cairn_why *why)
+{
+    return encoder_open_over(out, card, NULL, o, why);
+}
+
+enum cairn_err encoder_open_over(struct encoder **out, const struct model_card *card, const char *overlay,
+                                 const struct model_opts *o, struct cairn_why *why)
 {
     static const struct model_opts defaults;
     *out = NULL;
@@ -406,7 +507,8 @@ enum cairn_err encoder_open(struct encoder **out, const struct model_card *card,
         err = cairn_fail(why, CAIRN_ENOMEM, "encoder name");
         goto done;
     }
-    if ((err = model_file_open(&e->file, card->path, why)) || (err = read_hyper(e, card, why)) ||
+    if ((err = model_file_open(&e->file, card->path, why)) ||
+        (overlay && (err = open_over(e, card, overlay, why))) || (err = read_hyper(e, card, why)) ||
         (err = read_weights(e, why)) || (err = make_rooms(e, o, why)))
         goto done;
     err = card->vocab ? tokenizer_from_wordpiece(&e->tokenizer, card->vocab, card->lower_case, why)
@@ -461,6 +563,10 @@ void encoder_close(struct encoder *e)
     cairn_free(e->alone);
     room_release(&e->together);
     tokenizer_close(e->tokenizer);
+    for (size_t i = 0; i < e->n_merged; i++)
+        cairn_free(e->merged[i]);
+    cairn_free(e->merged);
+    model_file_close(e->over);
     model_file_close(e->file);
     cairn_free(e->name);
     cairn_free(e->query_prefix);

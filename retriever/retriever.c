@@ -7,12 +7,15 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
-#define EMBED_BATCH 32u  /* texts of one call to the encoder, of similar length */
+#define EMBED_BATCH 32u /* texts of one call to the encoder, of similar length */
+#define NO_QUESTION                                                                                          \
+    0.5f /* share of the pair model's weight where the query is no question (docs/quality.md) */
 #define SPARE_COPIES 20u /* beyond k, for duplicates that go behind */
 
 const struct cairn_conf retriever_conf[] = {
-    {"retriever.candidates",       100,  1,   1000, true,  "passages that each leg may bring"                },
+    {"retriever.candidates",       400,  1,   1000, true,  "passages that each leg may bring"                },
     {"retriever.rerank_top",       20,   1,   200,  true,  "fused passages that the pair model reads"        },
     {"retriever.rrf_k",            60,   0,   1000, true,  "constant of reciprocal rank fusion"              },
     {"retriever.mmr_lambda",       1,    0,   1,    true,  "relevance against diversity; 1 = relevance only" },
@@ -249,7 +252,7 @@ static enum cairn_err check_request(const struct retrieve_request *q, struct cai
         return cairn_fail(why, CAIRN_EINVAL, "k = %zu is more than %u", q->k, RETRIEVE_K_MAX);
     if (q->legs & ~(unsigned)LEG_BOTH)
         return cairn_fail(why, CAIRN_EINVAL, "legs = %u: 1 lexical, 2 dense, 3 or 0 both", q->legs);
-    if (q->fusion != -1 && q->fusion != FUSION_MINMAX && q->fusion != FUSION_RRF)
+    if (q->fusion < -1 || q->fusion > FUSION_ZSCORE)
         return cairn_fail(why, CAIRN_EINVAL, "fusion = %d is not known", q->fusion);
     if ((q->dense_weight != RETRIEVE_DEFAULT && !share(q->dense_weight)) ||
         (q->rerank_weight != RETRIEVE_DEFAULT && !share(q->rerank_weight)) ||
@@ -263,6 +266,29 @@ static enum cairn_err check_request(const struct retrieve_request *q, struct cai
         if (q->caller.principals[i].len == 0 || q->caller.principals[i].len > PRINCIPAL_MAX)
             return cairn_fail(why, CAIRN_EINVAL, "principal %zu: 1 to %u bytes", i, PRINCIPAL_MAX);
     return CAIRN_OK;
+}
+
+bool asks(struct cairn_str query)
+{
+    static const char *const words[] = {"who",  "whom", "whose",    "what",    "which", "when", "where",
+                                        "why",  "how",  "is",       "are",     "was",   "were", "do",
+                                        "does", "did",  "can",      "could",   "will",  "may",  "must",
+                                        "has",  "have", "in which", "at what", "should"};
+    for (size_t i = query.len; i > 0; i--) { /* "?", or that of another script, at the end */
+        if (query.p[i - 1] == '?')
+            return true;
+        if (i >= 3 &&
+            (memcmp(query.p + i - 3, "\xEF\xBC\x9F", 3) == 0 || memcmp(query.p + i - 3, "\xD8\x9F", 2) == 0))
+            return true;
+        if (!strchr(" \t\r\n\"')", query.p[i - 1]))
+            break;
+    }
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        size_t n = strlen(words[i]);
+        if (query.len > n && strncasecmp(query.p, words[i], n) == 0 && strchr(" '\t", query.p[n]))
+            return true;
+    }
+    return false;
 }
 
 /* Which legs run, and the collection's weights where the request has none. */
@@ -292,7 +318,10 @@ static enum cairn_err plan(struct run *x)
             o->name, o->dim, o->embedder, encoder_dim(x->r->embedder));
     x->fusion = q->fusion == -1 ? o->fusion : (enum fusion_kind)q->fusion;
     x->dense_weight = q->dense_weight == RETRIEVE_DEFAULT ? o->dense_weight : q->dense_weight;
-    x->rerank_weight = q->rerank_weight == RETRIEVE_DEFAULT ? o->rerank_weight : q->rerank_weight;
+    x->rerank_weight = q->rerank_weight;
+    if (q->rerank_weight ==
+        RETRIEVE_DEFAULT) /* the pair model has learnt from questions, and says less of claims */
+        x->rerank_weight = asks(q->query) ? o->rerank_weight : NO_QUESTION * o->rerank_weight;
     x->mmr_lambda =
         q->mmr_lambda == RETRIEVE_DEFAULT ? (float)conf(x->r, "retriever.mmr_lambda") : q->mmr_lambda;
     x->per_document_max =

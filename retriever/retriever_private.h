@@ -46,6 +46,8 @@ CAIRN_MUST_USE enum cairn_err select_hits(const struct selection *s, struct cand
 bool same_words(struct cairn_str a, struct cairn_str b);
 /* The same numbers in the same order and as many negations: versions of one rule differ in these. */
 bool same_facts(struct cairn_str a, struct cairn_str b);
+/* Is the query a question? By "?" at its end or, in English, its first word. */
+bool asks(struct cairn_str query);
 float cosine(const float *a, const float *b, uint32_t dim);
 
 #endif

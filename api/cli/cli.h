@@ -36,8 +36,8 @@ struct args {
     const struct command *command;
     const char *data, *server, *key, *models, *config, *embedder, *reranker, *generator, *backend, *log_level;
     const char *listen, *http, *sync_root;
-    const char *acl, *language, *mode, *rule, *role, *name, *fusion, *collection, *file, *title, *path,
-        *format, *model, *after, *file_list, *metric, *index;
+    const char *acl, *language, *mode, *rule, *style, *role, *name, *fusion, *collection, *file, *title,
+        *path, *format, *model, *after, *file_list, *metric, *index;
     struct list set, as, sources, allow, stop_strings;
     struct whole dim, ef, nprobe, threads, k, max_tokens, seed, limit, timeout, expires_days;
     struct number temperature, top_p, min_p, dense_weight, rerank_weight, mmr_lambda;

@@ -481,7 +481,7 @@ static int info(struct args *a) { return door_run(a, DOOR_READ, "server.info", N
         OPT(FLAG, "private", NULL, is_private, "documents without an ACL are readable by nobody"),           \
         OPT(TEXT, "index", "KIND", index,                                                                    \
             "how its vectors are searched: auto, flat, hnsw or ivf (default auto)"),                         \
-        OPT(TEXT, "fusion", "KIND", fusion, "minmax or rrf"),                                                \
+        OPT(TEXT, "fusion", "KIND", fusion, "zscore, minmax or rrf"),                                        \
         OPT_IN(NUMBER, "dense-weight", "X", dense_weight, 0, 1,                                              \
                "share of the vector search in the fused score"),                                             \
         OPT_IN(NUMBER, "rerank-weight", "X", rerank_weight, 0, 1,                                            \

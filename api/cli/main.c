@@ -127,6 +127,9 @@ int main(int argc, char **argv)
     const struct command *c;
     int words;
     cairn_failpoints_from_env();
+#ifdef CAIRN_HAVE_EVAL
+    api_set_eval(eval_live);
+#endif
     argc--;
     argv++;
     if (argc < 1) {

@@ -257,6 +257,8 @@ static int ask(struct args *a)
         known |= a->mode && strcmp(a->mode, modes[i]) == 0;
     if (!known)
         return fail_usage(a, "--mode wants auto, generate or extract, not \"%s\"", a->mode);
+    if (a->style && strcmp(a->style, "sentences") != 0 && strcmp(a->style, "phrase") != 0)
+        return fail_usage(a, "--style wants sentences or phrase, not \"%s\"", a->style);
     int code = read_words(&text, &len, a, 1);
     if (code)
         return code;
@@ -271,6 +273,7 @@ static int ask(struct args *a)
     params_str(&p, "question", text, len);
     params_text(&p, "mode", a->mode);
     params_text(&p, "rule", a->rule);
+    params_text(&p, "style", a->style);
     params_whole(&p, "max_tokens", a->max_tokens);
     params_number(&p, "temperature", a->temperature);
     params_number(&p, "top_p", a->top_p);
@@ -423,7 +426,7 @@ static const struct opt search_opts[] = {
     OPT(FLAG, "explain", NULL, explain, "all sub-scores and the time of each stage"),
     OPT(FLAG, "lexical", NULL, lexical, "words only"),
     OPT(FLAG, "dense", NULL, dense, "vectors only"),
-    OPT(TEXT, "fusion", "KIND", fusion, "minmax or rrf (default: the collection's)"),
+    OPT(TEXT, "fusion", "KIND", fusion, "zscore, minmax or rrf (default: the collection's)"),
     OPT_IN(NUMBER, "dense-weight", "X", dense_weight, 0, 1,
            "share of the vector search (default: the collection's)"),
     OPT_IN(NUMBER, "rerank-weight", "X", rerank_weight, 0, 1,
@@ -442,6 +445,8 @@ static const struct opt ask_opts[] = {
     OPT(TEXT, "rule", "RULE", rule,
         "what the model may write: citations (only marks of sources that there are), quote (sentences "
         "of a source) or none"),
+    OPT(TEXT, "style", "STYLE", style,
+        "sentences (default) or phrase (the shortest words of a source that answer)"),
     OPT_IN(WHOLE, "max-tokens", "N", max_tokens, 1, 1e6, "longest answer (default: the setting)"),
     OPT_IN(NUMBER, "temperature", "X", temperature, 0, 10, "0: always the likeliest token (default 0)"),
     OPT_IN(NUMBER, "top-p", "X", top_p, 0, 1,

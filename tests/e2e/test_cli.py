@@ -233,6 +233,33 @@ class Local(Case):
         self.assertEqual(self.run_json("search", "--data", self.data, *NONE, "kb", "-", stdin="printer floor")["hits"][0]["document_id"],
                          "it/guide.html")
 
+    def test_eval_all_takes_each_set_to_its_command_and_stops_a_drop(self):
+        texts = {"d%d" % i: "word%d stands alone here" % i for i in range(12)}
+        lines = lambda rows: "".join(json.dumps(r) + "\n" for r in rows)  # noqa: E731
+        passages = lines({"_id": k, "title": "", "text": v} for k, v in texts.items())
+        asked = [{"id": "q%d" % i, "question": "Where does word%d stand?" % i, "passage_id": "d%d" % i, "answers": ["alone"],
+                  "is_impossible": False} for i in range(12)]
+        judged = "query-id\tcorpus-id\tscore\n" + "".join("q%d\td%d\t1\n" % (i, i) for i in range(12))
+        sets = os.path.join(self.root, "sets")
+        write_tree(sets, {"beir/corpus.jsonl": passages, "beir/qrels.tsv": judged,
+                          "beir/queries.jsonl": lines({"_id": q["id"], "text": q["question"]} for q in asked),
+                          "squad/passages.jsonl": passages, "squad/questions.jsonl": lines(asked), "other/readme.txt": "nothing"}, None)
+        page, one = os.path.join(self.root, "page.html"), os.path.join(self.root, "one")
+        options = ["eval", "all", "--sets", sets, "--data", self.data, *NONE]
+        parts = self.run_json(*options, "--out", one, "--report", page)["parts"]
+        self.assertEqual([p["part"] for p in parts], ["retrieval-beir", "retrieval-squad", "answers-squad"])
+        self.assertTrue(all(p["code"] == DONE for p in parts), parts)
+        self.assertEqual(parts[0]["result"]["metrics"]["lexical"]["ndcg@10"], 1)
+        with open(page, encoding="utf-8") as f:
+            text = f.read()
+        self.assertIn("retrieval: beir", text)
+        self.assertNotIn("http", text)
+        again = ["--baseline", one, "--fail-on-drop", "--only", "retrieval-beir"]
+        self.run_json(*options, *again)
+        write_tree(sets, {"beir/qrels.tsv": judged.replace("\td1\t", "\td2\t").replace("\td3\t", "\td4\t").replace("\td5\t", "\td6\t")
+                          .replace("\td7\t", "\td8\t").replace("\td9\t", "\td10\t")}, None)
+        self.assertEqual(self.run_json(*options, *again, code=FAILED)["parts"][0]["code"], FAILED)
+
     def test_ask_extract_has_the_promised_shape(self):
         self.ingest()
         a = self.run_json("ask", "--data", self.data, *NONE, "--mode", "extract", "kb", "How many days of paid leave per year?")

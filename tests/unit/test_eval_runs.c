@@ -2,6 +2,7 @@
  * exit codes. */
 #include "check.h"
 
+#include <cairn/api.h>
 #include <cairn/eval.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -133,6 +134,132 @@ static void passages_with_questions_are_a_set_too(void **state)
     test_rmdir(p.dir);
 }
 
+/* COVID-QA's layout: whole documents, answers by code point; MTRAG's: the last turn of a conversation asks.
+ */
+static void documents_are_cut_and_conversations_end_in_a_question(void **state)
+{
+    UNUSED_STATE(state);
+    struct place p = {test_tmpdir()};
+    struct cairn_buf long_text;
+    char *out;
+    cairn_buf_init(&long_text, 1 << 20);
+    cairn_buf_puts(&long_text, "{\"_id\": \"d\", \"title\": \"Caf\u00e9s\", \"text\": \"");
+    size_t at = 0; /* code points before the answer */
+    for (int i = 0; i < 120; i++) {
+        cairn_buf_puts(&long_text,
+                       "Le caf\xc3\xa9 num\xc3\xa9ro dort encore un peu plus longtemps aujourd'hui. ");
+        at += 62;
+    }
+    cairn_buf_puts(&long_text, "The zeppelin landed at noon.\"}\n");
+    cairn_buf_put(&long_text, "", 1);
+    write_to(&p, "covid/documents.jsonl", long_text.bytes);
+    cairn_buf_release(&long_text);
+    char *question =
+        cairn_asprintf("{\"id\": 7, \"question\": \"When did the zeppelin land?\", \"doc_id\": \"d\", "
+                       "\"answers\": [{\"text\": \"noon\", \"start\": %zu}]}\n",
+                       at + 4);
+    write_to(&p, "covid/questions.jsonl", question);
+    cairn_free(question);
+    const char *argv[] = {"eval",       "retrieval", "--set",      "covid", "--data", "cache",
+                          "--embedder", "none",      "--reranker", "none",  "--json", NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(argv), argv, &out), 0);
+    json_t *v = json_loads(out, 0, NULL);
+    CHECK(number(v, "settings", "n_documents", NULL) > 1);
+    CHECK_NEAR(number(v, "metrics", "lexical", "mrr@10"), 1, 1e-12);
+    json_decref(v);
+    cairn_free(out);
+    write_to(&p, "mt/passages.jsonl", corpus);
+    write_to(&p, "mt/tasks.jsonl",
+             "{\"id\": \"t<::>1\", \"conversation\": [{\"speaker\": \"user\", \"text\": \"lighthouses\"}, "
+             "{\"speaker\": \"user\", \"text\": \"what points north?\"}]}\n");
+    write_to(&p, "mt/qrels.tsv", "query-id\tcorpus-id\tscore\nt<::>1\t3\t1\n");
+    argv[3] = "mt";
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(argv), argv, &out), 0);
+    v = json_loads(out, 0, NULL);
+    CHECK_NEAR(number(v, "metrics", "lexical", "mrr@10"), 1, 1e-12);
+    json_decref(v);
+    cairn_free(out);
+    test_rmdir(p.dir);
+}
+
+/* Halves share no query and together are all; a run is compared with an earlier one query by query. */
+static void halves_and_baselines(void **state)
+{
+    UNUSED_STATE(state);
+    struct place p = {test_tmpdir()};
+    struct cairn_buf docs, queries, good, bad;
+    char *out;
+    cairn_buf_init(&docs, 1 << 20);
+    cairn_buf_init(&queries, 1 << 20);
+    cairn_buf_init(&good, 1 << 20);
+    cairn_buf_init(&bad, 1 << 20);
+    cairn_buf_puts(&good, "query-id\tcorpus-id\tscore\n");
+    for (int i = 0; i < 40; i++) {
+        cairn_buf_printf(&docs, "{\"_id\": \"d%d\", \"text\": \"word%d stands here\"}\n", i, i);
+        cairn_buf_printf(&queries, "{\"_id\": \"q%d\", \"text\": \"word%d\"}\n", i, i);
+        cairn_buf_printf(&good, "q%d\td%d\t1\n", i, i);
+        cairn_buf_printf(&bad, "q%d Q0 d%d 1 1 x\n", i, i % 4 ? i : i + 1); /* ten queries miss */
+    }
+    struct cairn_buf *const all[] = {&docs, &queries, &good, &bad};
+    const char *const names[] = {"set/corpus.jsonl", "set/queries.jsonl", "set/qrels.tsv", "run"};
+    for (int i = 0; i < 4; i++) {
+        cairn_buf_put(all[i], "", 1);
+        write_to(&p, names[i], all[i]->bytes);
+        cairn_buf_release(all[i]);
+    }
+    const char *half[] = {"eval",       "retrieval", "--set",      "set",  "--data", "cache",
+                          "--embedder", "none",      "--reranker", "none", "--json", "--half",
+                          "1",          "--out",     "half1",      NULL};
+    double n = 0;
+    for (int i = 0; i < 2; i++) {
+        half[12] = i ? "2" : "1";
+        half[14] = i ? "half2" : "half1";
+        CHECK_I64_EQ(run(&p, eval_main, N_WORDS(half), half, &out), 0);
+        json_t *v = json_loads(out, 0, NULL);
+        CHECK(number(v, "n_queries", NULL, NULL) >= 8);
+        n += number(v, "n_queries", NULL, NULL);
+        CHECK_NEAR(number(v, "metrics", "lexical", "mrr@10"), 1, 1e-12);
+        json_decref(v);
+        cairn_free(out);
+    }
+    CHECK_NEAR(n, 40, 0);
+    const char *apart[] = {"eval", "compare", "--before", "half1", "--now", "half2", NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(apart), apart, &out), 1); /* nothing in common */
+    cairn_free(out);
+    const char *base[] = {"eval",          "retrieval", "--run",  "run", "--qrels",
+                          "set/qrels.tsv", "--out",     "before", NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(base), base, &out), 0);
+    cairn_free(out);
+    const char *same[] = {"eval",   "compare",        "--before", "before", "--now",
+                          "before", "--fail-on-drop", "--json",   NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(same), same, &out), 0);
+    json_t *v = json_loads(out, 0, NULL);
+    CHECK_NEAR(number(v, "baseline", "run mrr@10", "difference"), 0, 0);
+    CHECK_NEAR(number(v, "baseline", "run mrr@10", "p"), 1, 1e-12);
+    CHECK_NEAR(number(v, "baseline", "run mrr@10", "n"), 40, 0);
+    json_decref(v);
+    cairn_free(out);
+    const char *all_right[] = {"eval", "retrieval",  "--set", "set",    "--data",    "cache", "--embedder",
+                               "none", "--reranker", "none",  "--json", "--run-out", "fine",  NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(all_right), all_right, &out), 0);
+    cairn_free(out);
+    const char *fine[] = {"eval",          "retrieval",      "--run", "fine.lexical", "--qrels",
+                          "set/qrels.tsv", "--out",          "good",  "--json",       "--baseline",
+                          "before",        "--fail-on-drop", NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(fine), fine, &out), 0); /* better is no drop */
+    v = json_loads(out, 0, NULL);
+    CHECK_NEAR(number(v, "baseline", "run mrr@10", "difference"), 0.25, 1e-12);
+    CHECK(number(v, "baseline", "run mrr@10", "low") > 0 && number(v, "baseline", "run mrr@10", "p") < 0.01);
+    const json_t *x = json_object_get(json_object_get(v, "intervals"), "run mrr@10");
+    CHECK_NEAR(json_number_value(json_array_get(x, 0)), 1, 0);
+    json_decref(v);
+    cairn_free(out);
+    const char *drop[] = {"eval", "compare", "--before", "good", "--now", "before", "--fail-on-drop", NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(drop), drop, &out), 1);
+    cairn_free(out);
+    test_rmdir(p.dir);
+}
+
 static const char questions[] =
     "{\"id\": \"fact-1\", \"question\": \"How many days of leave does Ondola give?\", \"answers\": [\"28 "
     "days\"], \"spans\": [{\"document\": "
@@ -235,6 +362,11 @@ static void wrong_use_and_absent_files_have_their_codes(void **state)
         {{"eval", "answers", "--json"},                                  3, 2},
         {{"eval", "retrieval", "--help"},                                3, 0},
         {{"eval", "answers", "--help"},                                  3, 0},
+        {{"eval", "retrieval", "--set", "bad", "--half", "3"},           6, 2},
+        {{"eval", "retrieval", "--set", "bad", "--fusion", "magic"},     6, 2},
+        {{"eval", "compare", "--before", "absent"},                      4, 2},
+        {{"eval", "compare", "--before", "absent", "--now", "absent"},   6, 3},
+        {{"eval", "compare", "--help"},                                  3, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         CHECK_I64_EQ(run(&p, eval_main, cases[i].argc, (const char **)(uintptr_t)cases[i].argv, &out),
@@ -244,6 +376,156 @@ static void wrong_use_and_absent_files_have_their_codes(void **state)
     const char *bench[] = {"bench", "--kb", "absent", "--data", ".", NULL};
     CHECK_I64_EQ(run(&p, bench_main, N_WORDS(bench), bench, &out), 3);
     cairn_free(out);
+    test_rmdir(p.dir);
+}
+
+static json_t *call(struct service *s, const struct api_caller *me, const char *method, const char *params,
+                    int want)
+{
+    struct cairn_why why = {{0}};
+    struct cairn_buf in, out, text;
+    cairn_buf_init(&in, 0);
+    cairn_buf_init(&out, 0);
+    cairn_buf_init(&text, 0);
+    CHECK_OK(api_json_to_msgpack(params, strlen(params), &in, &why));
+    enum cairn_err err = service_call(s, me, method, in.bytes, in.len, NULL, NULL, &out, &why);
+    if ((int)err != want)
+        fail_msg("%s: %s: %s", method, cairn_err_name(err), why.text);
+    json_t *v = NULL;
+    if (!err) {
+        CHECK_OK(api_msgpack_to_json(out.bytes, out.len, false, &text, &why));
+        v = json_loadb(text.bytes, text.len, 0, NULL);
+        CHECK(v != NULL);
+    }
+    cairn_buf_release(&in);
+    cairn_buf_release(&out);
+    cairn_buf_release(&text);
+    return v;
+}
+
+static void a_running_service_is_judged_with_the_rights_of_the_caller(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    char *dir = test_tmpdir(), *models = cairn_path_join(dir, "none");
+    struct service *s;
+    const struct api_caller local = {.role = ROLE_ADMIN, .key_id = "", .local = true};
+    const struct cairn_str hr = cairn_str_of("hr");
+    const struct api_caller user = {.role = ROLE_USER, .key_id = "u", .principals = &hr, .n_principals = 1},
+                            other = {.role = ROLE_USER, .key_id = "o"},
+                            nobody = {.role = ROLE_NONE, .key_id = ""};
+    CHECK_OK(cairn_mkdirs(models, &why));
+    CHECK_OK(service_open(&s,
+                          &(struct service_opts){.data_dir = dir,
+                                                 .models_dir = models,
+                                                 .embedder = "none",
+                                                 .reranker = "none",
+                                                 .generator = "none",
+                                                 .create = true},
+                          &why));
+    json_decref(call(s, &local, "doc.put",
+                     "{\"collection\":\"c\",\"create\":true,\"documents\":["
+                     "{\"id\":\"a\",\"text\":\"Cats sleep all day.\",\"principals\":[\"hr\"]},"
+                     "{\"id\":\"b\",\"text\":\"Dogs bark at 7 in the morning.\",\"principals\":[\"hr\"]}]}",
+                     0));
+    static const char queries[] =
+        "{\"collection\":\"c\",\"queries\":[{\"query\":\"sleeping cats\",\"relevant\":[\"a\"]},"
+        "{\"query\":\"dogs\",\"relevant\":{\"b\":2,\"a\":0}},"
+        "{\"query\":\"fish\",\"relevant\":[\"b\"]}],\"measures\":[\"mrr@10\"],\"k\":5}";
+    api_set_eval(NULL);
+    call(s, &local, "eval.run", queries, CAIRN_EUNSUPPORTED);
+    api_set_eval(eval_live);
+    call(s, &nobody, "eval.run", queries, CAIRN_EUNAUTH);
+    const struct {
+        const struct api_caller *who;
+        double mrr;
+    } rows[] = {
+        {&local, 2.0 / 3},
+        {&user,  2.0 / 3},
+        {&other, 0      }
+    };
+    for (size_t i = 0; i < 3; i++) {
+        json_t *v = call(s, rows[i].who, "eval.run", queries, 0);
+        CHECK_NEAR(number(v, "n", NULL, NULL), 3, 0);
+        CHECK_NEAR(number(v, "metrics", "mrr@10", NULL), rows[i].mrr, 1e-12);
+        json_decref(v);
+    }
+    json_t *v = call(
+        s, &user, "eval.run",
+        "{\"collection\":\"c\",\"mode\":\"extract\",\"questions\":[{\"question\":\"When do dogs bark in the "
+        "morning?\",\"answers\":[\"7\"]},{\"question\":\"Which zeppelin landed?\",\"answers\":[]}]}",
+        0);
+    CHECK_NEAR(number(v, "metrics", "contains", NULL), 1, 0);
+    CHECK_NEAR(number(v, "metrics", "refusal_accuracy", NULL), 1, 0);
+    CHECK_NEAR(number(v, "metrics", "wrong_refusals", NULL), 0, 0);
+    json_decref(v);
+    static const char *const bad[] = {
+        "{\"collection\":\"c\"}",
+        "{\"collection\":\"c\",\"queries\":[]}",
+        "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\"}]}",
+        "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[3]}]}",
+        "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]}],\"k\":0}",
+        "{\"collection\":\"c\",\"questions\":[{\"question\":\"x\",\"answerable\":true}]}"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        call(s, &local, "eval.run", bad[i], CAIRN_EINVAL);
+    service_close(s);
+    cairn_free(models);
+    test_rmdir(dir);
+}
+
+static void a_moved_distribution_is_told_from_chance(void **state)
+{
+    UNUSED_STATE(state);
+    struct place p = {test_tmpdir()};
+    char *out;
+    write_to(&p, "before",
+             "{\"distributions\": {\"w\": {\"edges\": [1, 2, 3], \"counts\": [100, 300, 300, 100]}, "
+             "\"few\": {\"edges\": [1, 2, 3], \"counts\": [100, 300, 300, 100]}}}");
+    write_to(&p, "now",
+             "{\"distributions\": {\"w\": {\"edges\": [1, 2, 3], \"counts\": [300, 100, 100, 300]}, "
+             "\"few\": {\"edges\": [1, 2, 3], \"counts\": [1, 1, 3, 1]}}}");
+    write_to(&p, "other", "{\"distributions\": {\"w\": {\"edges\": [1, 2], \"counts\": [300, 100, 100]}}}");
+    const char *argv[] = {"eval", "drift",  "--reference",     "before", "--live",
+                          "now",  "--json", "--fail-on-drift", NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(argv), argv, &out), 1);
+    json_t *v = json_loads(out, 0, NULL);
+    CHECK_NEAR(number(v, "w", "psi", NULL), 1.0986 - 3 * (1 / 800.0 + 1 / 800.0),
+               0.02); /* sum of .25 ln 3, four times */
+    CHECK(json_is_true(json_object_get(json_object_get(v, "w"), "moved")));
+    CHECK(!json_is_true(json_object_get(json_object_get(v, "few"), "moved")));
+    json_decref(v);
+    cairn_free(out);
+    argv[5] = "before";
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(argv), argv, &out), 0);
+    cairn_free(out);
+    argv[5] = "other";
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(argv), argv, &out), 1);
+    cairn_free(out);
+    test_rmdir(p.dir);
+}
+
+static void results_become_a_page_that_stands_alone(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct place p = {test_tmpdir()};
+    char *out, *page, *path = cairn_path_join(p.dir, "page.html");
+    size_t len;
+    write_to(
+        &p, "in",
+        "{\"set\": \"<b>&\", \"metrics\": {\"fused\": {\"ndcg@10\": 0.875}}, \"intervals\": {\"fused "
+        "ndcg@10\": "
+        "[0.85, 0.9]}}\n{\"command\": \"answers\", \"result\": {\"set\": \"s\", \"metrics\": {\"f1\": 0.5}, "
+        "\"curve\": [[0.1, 0.9], [1.0, 0.5]]}}\n");
+    const char *argv[] = {"eval", "report", "--in", "in", "--out", "page.html", NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(argv), argv, &out), 0);
+    cairn_free(out);
+    CHECK_OK(cairn_read_file(&page, &len, path, 1 << 20, &why));
+    CHECK(strstr(page, "fused ndcg@10") && strstr(page, "0.875") && strstr(page, "<polyline") &&
+          strstr(page, "&lt;b&gt;&amp;"));
+    CHECK(!strstr(page, "http") && !strstr(page, "<script") && !strstr(page, "src="));
+    cairn_free(page);
+    cairn_free(path);
     test_rmdir(p.dir);
 }
 
@@ -297,6 +579,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_beir_set_is_searched_and_scored),
         TEST(passages_with_questions_are_a_set_too),
+        TEST(documents_are_cut_and_conversations_end_in_a_question),
+        TEST(halves_and_baselines),
+        TEST(a_running_service_is_judged_with_the_rights_of_the_caller),
+        TEST(a_moved_distribution_is_told_from_chance),
+        TEST(results_become_a_page_that_stands_alone),
         TEST(answers_are_judged_and_a_closed_document_does_not_leak),
         TEST(a_leak_is_counted),
         TEST(the_vector_index_is_measured_on_a_small_set),

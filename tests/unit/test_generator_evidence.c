@@ -93,14 +93,14 @@ static void heads_rules_and_questions_are_never_quoted(void **state)
     grounding_close(g);
 }
 
-static struct evidence evidence(const char *question)
+static struct answer_evidence evidence(const char *question)
 {
     struct cairn_why why = {{0}};
     struct answer_source s[2];
     struct answer_request q;
     struct grounding *g = open_sources(s, &q, question);
     struct extract_list l;
-    struct evidence e;
+    struct answer_evidence e;
     CHECK_OK(extract_score(g, &q, NULL, NULL, &l, NULL, &why));
     CHECK_OK(evidence_of(&q, 2, &l, &e, &why));
     grounding_close(g);
@@ -124,7 +124,7 @@ static void what_the_question_names_is_looked_up(void **state)
         {"How many rooms does the office have?", false},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        struct evidence e = evidence(rows[i].question);
+        struct answer_evidence e = evidence(rows[i].question);
         if ((e.nowhere > 0) != rows[i].nowhere) {
             print_error("\"%s\": nowhere %.2f lacks %.2f\n", rows[i].question, (double)e.nowhere,
                         (double)e.lacks);
@@ -136,7 +136,7 @@ static void what_the_question_names_is_looked_up(void **state)
 static void chance_falls_with_what_is_missing(void **state)
 {
     UNUSED_STATE(state);
-    struct evidence near = {.rerank = 7, .sentence = 7, .dense = 0.5f}, e = near;
+    struct answer_evidence near = {.rerank = 7, .sentence = 7, .dense = 0.5f, .margin = NAN}, e = near;
     float full = evidence_chance(&near);
     CHECK(full > 0.12f);
     e.lacks = e.nowhere = 0.63f; /* one name that no source has */
@@ -147,10 +147,31 @@ static void chance_falls_with_what_is_missing(void **state)
     float missed = evidence_chance(&e);
     e.sentence = -8; /* in other words altogether: the words that are missing say less */
     CHECK(evidence_chance(&e) > missed);
-    e = (struct evidence){.rerank = -11, .sentence = -11, .dense = 0, .plain = 1}; /* another subject */
+    e = (struct answer_evidence){
+        .rerank = -11, .sentence = -11, .dense = 0, .plain = 1, .margin = NAN}; /* another subject */
     CHECK(evidence_chance(&e) < 0.12f);
     e.dense = NAN;
     CHECK(evidence_chance(&e) < 0.12f);
+}
+
+static void a_reader_says_most_of_it(void **state)
+{
+    UNUSED_STATE(state);
+    struct answer_evidence e = {.rerank = 7, .sentence = 7, .dense = 0.5f, .margin = 4};
+    float sure = evidence_chance(&e), before = 1;
+    CHECK(sure > 0.12f);
+    for (e.margin = 12; e.margin >= -12; e.margin -= 1) { /* never rises while the margin falls */
+        float now = evidence_chance(&e);
+        CHECK(now <= before);
+        before = now;
+    }
+    CHECK(before < 0.12f); /* near in every other respect, and no answer there */
+    e.margin = 4;
+    e.lacks = e.nowhere = 0.63f;
+    CHECK(evidence_chance(&e) < sure);
+    e = (struct answer_evidence){
+        .rerank = NAN, .sentence = NAN, .dense = NAN, .margin = 8}; /* no other model */
+    CHECK(evidence_chance(&e) > 0.12f);
 }
 
 static void the_model_reads_only_what_a_reader_sees(void **state)
@@ -177,7 +198,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(question_words_say_what_is_asked),        TEST(heads_rules_and_questions_are_never_quoted),
         TEST(what_the_question_names_is_looked_up),    TEST(chance_falls_with_what_is_missing),
-        TEST(the_model_reads_only_what_a_reader_sees),
+        TEST(the_model_reads_only_what_a_reader_sees), TEST(a_reader_says_most_of_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

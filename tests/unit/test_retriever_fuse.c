@@ -41,6 +41,64 @@ static void minmax_fuses_by_weight(void **state)
     CHECK(c[0].score == c[0].fused);
 }
 
+static void zscores_fuse_by_how_far_a_score_stands_out(void **state)
+{
+    UNUSED_STATE(state);
+    /* lexical: mean 6, deviation sqrt(32/3) = 3.266: from the lowest 2.449, 1.225, 0;
+     * dense: mean 0.7333, deviation 0.16997: from the lowest 2.353, 1.765, 0 */
+    const struct store_hit lexical[] =
+        {
+            {1, 10},
+            {2, 6 },
+            {3, 2 }
+    },
+                           dense[] = {{2, 0.9f}, {4, 0.8f}, {1, 0.5f}}, flat[] = {{5, 1}, {6, 1}};
+    struct candidate c[N];
+    struct fusion f = {FUSION_ZSCORE, 0.6f, 60};
+    size_t n = fuse(&f, lexical, 3, dense, 3, c);
+    CHECK_U64_EQ(n, 4);
+    order_is(c, n, "2 4 1 3"); /* 1.902, 1.059, 0.980, 0 */
+    CHECK_NEAR(c[0].fused, 1, 1e-6);
+    CHECK_NEAR(c[1].fused, 0.6 * 1.76505 / (0.4 * 1.22474 + 0.6 * 2.35339), 1e-4);
+    CHECK_NEAR(c[2].fused, 0.4 * 2.44949 / (0.4 * 1.22474 + 0.6 * 2.35339), 1e-4);
+    CHECK_NEAR(c[3].fused, 0, 1e-6);
+    /* a leg whose scores are all alike says nothing, and takes nothing from the other */
+    n = fuse(&f, lexical, 3, flat, 2, c);
+    order_is(c, n, "1 2 3 5 6");
+    n = fuse(&f, NULL, 0, flat, 2, c);
+    order_is(c, n, "5 6");
+    CHECK_NEAR(c[0].fused, 1, 0);
+    n = fuse(&f, lexical, 3, NULL, 0, c);
+    order_is(c, n, "1 2 3");
+    CHECK_U64_EQ(fuse(&f, lexical, 0, dense, 0, c), 0);
+}
+
+static void a_question_is_told_from_a_claim(void **state)
+{
+    UNUSED_STATE(state);
+    static const struct {
+        const char *query;
+        bool asks;
+    } rows[] = {
+        {"who was the first",                                     true },
+        {"Is it safe to drink",                                   true },
+        {"In which year did it open",                             true },
+        {"What's new",                                            true },
+        {"parental leave? ",                                      true },
+        {"Wie lange dauert der Urlaub?\"",                        true },
+        {"\xE4\xBB\x80\xE4\xB9\x88\xEF\xBC\x9F",                  true },
+        {"0-dimensional biomaterials show inductive properties.", false},
+        {"dielectric constant of liquids",                        false},
+        {"island of the whales",                                  false},
+        {"whoever",                                               false},
+        {"how",                                                   false},
+        {"",                                                      false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (asks(cairn_str_of(rows[i].query)) != rows[i].asks)
+            fail_msg("\"%s\"", rows[i].query);
+}
+
 static void reciprocal_ranks_fuse_by_weight(void **state)
 {
     UNUSED_STATE(state);
@@ -293,6 +351,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(minmax_fuses_by_weight),
+        TEST(zscores_fuse_by_how_far_a_score_stands_out),
+        TEST(a_question_is_told_from_a_claim),
         TEST(reciprocal_ranks_fuse_by_weight),
         TEST(one_leg_keeps_its_order_whatever_the_weight),
         TEST(equal_scores_and_ties_go_by_passage_id),

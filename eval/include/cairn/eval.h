@@ -135,4 +135,12 @@ int eval_main(int argc, char **argv);
 int bench_main(int argc, char **argv);
 int train_main(int argc, char **argv);
 
+/* The method eval.run (api.h, api_eval_fn): judged queries or questions against a collection of a running
+ * service, each asked through the service's own method with the caller's rights. */
+struct service;
+struct api_caller;
+CAIRN_MUST_USE enum cairn_err eval_live(struct service *s, const struct api_caller *me, const void *params,
+                                        size_t params_len, const struct cairn_stop *stop,
+                                        struct cairn_buf *result, struct cairn_why *why);
+
 #endif

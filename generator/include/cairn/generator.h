@@ -51,6 +51,8 @@ struct ground_sentence {
     bool cited_ok[8]; /* the source named by cited[i] supports the sentence by itself: the mark is kept */
     uint32_t citations_dropped; /* marks that named no source, or one that does not support the sentence */
 };
+/* Is evidence i of a supported sentence cited: the best, and what is nearly as good? */
+bool ground_evidence_cited(const struct ground_sentence *s, size_t i);
 struct grounding; /* sources prepared once, sentences checked one by one */
 /* Limits; beyond one of the first three is CAIRN_EFULL, naming it. */
 #define GROUND_SOURCES_MAX 64u
@@ -105,6 +107,9 @@ enum refusal {
 const char *
 refusal_name(enum refusal r); /* "no_passages", "low_relevance", "unsupported", "model_refused", ... */
 
+/* What an answer is: cited sentences, or the shortest phrase that answers (a name, a date, a number). */
+enum answer_style { ANSWER_SENTENCES, ANSWER_PHRASE };
+
 struct answer_source {
     struct cairn_str title, path, text; /* BORROWED for the call */
     float score, dense, rerank;         /* NaN = unknown */
@@ -123,7 +128,8 @@ struct answer_request {
     const struct answer_source *sources; /* best first */
     size_t n_sources;
     enum answer_mode mode;
-    enum answer_rule rule;           /* for what is generated */
+    enum answer_rule rule; /* for what is generated */
+    enum answer_style style;
     uint32_t max_tokens;             /* 0: config */
     float temperature, top_p, min_p; /* temperature 0 = greedy; top_p 0 or 1 = off; min_p 0 = off */
     uint64_t seed;
@@ -140,8 +146,23 @@ struct answer_request {
     bool (*on_event)(void *ctx, const struct answer_event *e);
     void *ctx;
 };
+/* What was known of question and sources before anything was written; what a refusal for low relevance rests
+ * on. NaN: not known. */
+struct answer_evidence {
+    float chance;   /* that the sources hold the answer; refused below generator.relevance_min */
+    float rerank;   /* pair model on the best passage */
+    float sentence; /* on the best sentence */
+    float dense;    /* best cosine of a source, 0 at that of unrelated texts, 1 for the same */
+    float margin;   /* of the reader's best span over "no answer"; style phrase only */
+    float cover;    /* share of the question's words in the best sentence */
+    float lacks;    /* names, numbers and versions of the question that its passage lacks: 1 - exp(-n) */
+    float nowhere;  /* those that no source has */
+    float plain;    /* share of the other words that the passage lacks */
+    float typed;    /* 1: the best sentence has a value of the kind asked for */
+};
 struct answer {
-    char *text; /* OWNED by the answer; "" when refused */
+    struct answer_evidence evidence; /* chance NaN: not looked at */
+    char *text;                      /* OWNED by the answer; "" when refused */
     size_t text_len;
     struct ground_sentence *sentences;
     size_t n_sentences;
@@ -159,12 +180,21 @@ struct answer {
     int64_t prompt_us, prefill_us, first_token_us, decode_us,
         check_us; /* first_token_us counts from the call's start */
 };
+/* The span reader: an overlay (model.h, encoder_open_over) over a pair model's file. */
+struct reader;
+CAIRN_MUST_USE enum cairn_err reader_open(struct reader **out, const struct model_card *base,
+                                          const char *overlay, const struct model_opts *o,
+                                          struct cairn_why *why);
+void reader_close(struct reader *r);
+
 struct generator;
 /* All BORROWED; decoder NULL: extract mode only. embedder, reranker may be NULL. */
 CAIRN_MUST_USE enum cairn_err generator_open(struct generator **out, struct decoder *d,
                                              struct encoder *embedder, struct encoder *reranker,
                                              const struct cairn_config *config, struct cairn_why *why);
 void generator_close(struct generator *g);
+/* BORROWED; before the first answer. With it extraction finds phrases and refusals know more. */
+void generator_use_reader(struct generator *g, const struct reader *r);
 /* Cancelled or past its deadline with text already written: CAIRN_OK with that text, its verdicts and finish
  * "cancelled" or "deadline"; with none: CAIRN_ESTOPPED or CAIRN_EDEADLINE. A refusal is CAIRN_OK. On failure
  * *out needs no release. */

@@ -35,7 +35,7 @@ const char *store_dir(const struct store *s);
 enum vector_metric { METRIC_COSINE, METRIC_DOT, METRIC_L2 };
 /* How vectors are searched. AUTO: by the planner, per query. The same rows serve all of them. */
 enum vector_kind { VECTOR_AUTO, VECTOR_FLAT, VECTOR_HNSW, VECTOR_IVF };
-enum fusion_kind { FUSION_MINMAX, FUSION_RRF };
+enum fusion_kind { FUSION_MINMAX, FUSION_RRF, FUSION_ZSCORE };
 #define COLLECTION_NAME_MAX 64u /* [a-z0-9_-], starts with a letter or digit */
 #define DOCUMENT_ID_MAX 400u    /* bytes of UTF-8, no control characters */
 #define PRINCIPAL_MAX 128u

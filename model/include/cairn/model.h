@@ -197,6 +197,14 @@ enum encoder_pooling { POOL_NONE, POOL_MEAN, POOL_CLS, POOL_RANK };
 struct encoder;
 CAIRN_MUST_USE enum cairn_err encoder_open(struct encoder **out, const struct model_card *card,
                                            const struct model_opts *o, struct cairn_why *why);
+/* The same with an overlay: a safetensors file of changes to the card's model, for another task: "NAME.a" and
+ * "NAME.b" (low-rank changes of a matrix), "NAME.bias" and norms (in place of the model's), and tensors of
+ * its own, which encoder_extra reads. overlay NULL: none. */
+CAIRN_MUST_USE enum cairn_err encoder_open_over(struct encoder **out, const struct model_card *card,
+                                                const char *overlay, const struct model_opts *o,
+                                                struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err encoder_extra(const struct encoder *e, const char *name, float *out, size_t n,
+                                            struct cairn_why *why);
 void encoder_close(struct encoder *e);
 uint32_t encoder_dim(const struct encoder *e);
 const char *encoder_name(const struct encoder *e);

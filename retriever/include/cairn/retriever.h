@@ -22,18 +22,23 @@ void retriever_close(struct retriever *r);
 
 enum retrieve_legs { LEG_LEXICAL = 1, LEG_DENSE = 2, LEG_BOTH = 3 };
 #define RETRIEVE_DEFAULT (-1.0f)
+/* What a new collection has (docs/quality.md). */
+#define RETRIEVE_FUSION FUSION_ZSCORE
+#define RETRIEVE_DENSE_WEIGHT 0.7f
+#define RETRIEVE_RERANK_WEIGHT 0.4f
 #define RETRIEVE_K_MAX 1000u
 #define QUERY_BYTES_MAX 16384u
 struct retrieve_request {
     const char *collection;
     struct cairn_str query;
     struct store_caller caller;
-    size_t k;                /* 0: 10 */
-    unsigned legs;           /* 0: both, as far as the collection has them */
-    int fusion;              /* enum fusion_kind, -1: the collection's */
-    float dense_weight;      /* RETRIEVE_DEFAULT: the collection's */
-    float rerank_weight;     /* RETRIEVE_DEFAULT: the collection's; 0 = off */
-    float mmr_lambda;        /* RETRIEVE_DEFAULT: config; 1 = no diversity */
+    size_t k;            /* 0: 10 */
+    unsigned legs;       /* 0: both, as far as the collection has them */
+    int fusion;          /* enum fusion_kind, -1: the collection's */
+    float dense_weight;  /* RETRIEVE_DEFAULT: the collection's */
+    float rerank_weight; /* RETRIEVE_DEFAULT: the collection's, half of it where the query asks nothing; 0 =
+                            off */
+    float mmr_lambda;    /* RETRIEVE_DEFAULT: config; 1 = no diversity */
     size_t per_document_max; /* 0: config */
     struct vector_how how;   /* of the dense leg */
     bool with_vectors;       /* copy passage vectors into hits (checker, MMR by caller) */

@@ -107,6 +107,10 @@ class Methods:
     def ground_check(self, text: str, sources: Sequence[str], **options: Any) -> Any:
         return self._call("ground.check", {"text": text, "sources": [{"text": source} for source in list_of(sources) or []], **options})
 
+    def eval_run(self, collection: str, **options: Any) -> Any:
+        """queries or questions, as docs/wire.md says."""
+        return self._call("eval.run", {"collection": collection, **options})
+
     def embed(self, texts: Sequence[str], **options: Any) -> Any:
         return self._call("embed", {"texts": list_of(texts), **options})
 
