@@ -130,7 +130,8 @@ static const struct model_tensor *find(const struct encoder *e, enum part part, 
     }
     if (!t) {
         char name[96];
-        snprintf(name, sizeof name, names[part][e->rotary && *names[part][2] ? 2 : 0], layer);
+        const char *rotary = names[part][2];
+        snprintf(name, sizeof name, e->rotary && *rotary ? rotary : names[part][0], layer);
         snprintf(full, 128, "%s.%s", name, what);
     }
     return t;

@@ -482,7 +482,7 @@ INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned
         fetch(j, p0, p1, b, 8 * size);
         uint8_t rest[2][8 * Q8_0_BYTES];
         size_t blocks = j->k / QK - b * 8;
-        __mmask16 there = blocks < 8 ? (__mmask16)((1u << 2 * blocks) - 1) : 0xffff;
+        __mmask16 there = (__mmask16)(blocks < 8 ? (1u << 2 * blocks) - 1 : 0xffffu);
         if (blocks < 8 &&
             (p0 + 8 * size > j->end || p1 + 8 * size > j->end)) { /* do not read past the tensor */
             memset(rest, 0, sizeof rest);
@@ -546,7 +546,7 @@ INLINE void products_float(const struct few_job *j, enum tensor_type type, unsig
     const float *x = j->x;
     EACH_ROW(ROW_FLOAT)
     for (size_t i = 0; i < k; i += 16) {
-        __mmask16 in = k - i < 16 ? (__mmask16)((1u << (k - i)) - 1) : 0xffff;
+        __mmask16 in = (__mmask16)(k - i < 16 ? (1u << (k - i)) - 1 : 0xffffu);
         __m512 v0 = floats_at(type, j->w[0], i, in), v1 = floats_at(type, j->w[1], i, in);
         EACH_ROW(ROW_FLOAT_STEP)
     }
