@@ -116,6 +116,8 @@ struct device_api {
     void (*decoder_close)(struct device_decoder *d); /* NULL is fine */
     uint32_t (*decoder_pages)(const struct device_decoder *d);
     int (*decoder_step)(struct device_decoder *d, const struct device_step *s);
+    /* The whole page `from` into page `to`, before what the next step does. */
+    int (*decoder_copy)(struct device_decoder *d, uint32_t to, uint32_t from);
 
     int (*encoder_open)(struct device_encoder **out, const struct device_encoder_desc *desc);
     void (*encoder_close)(struct device_encoder *e);

@@ -1,7 +1,7 @@
 /* decoder.cuh - the llama family and Qwen2: open, and a step over a flat batch of rows.
  *
  * A step is cut into passes. Passes of few rows (at most DEVICE_ROWS_FEW) run as a CUDA graph, captured once
- * for each bucket of rows, of key splits, and with or without the head; all that changes lies in device
+ * for each bucket of rows, of key splits, and kind of head; all that changes lies in device
  * buffers. Rows of a bucket beyond the pass have slot -1. Passes of many rows are launched one by one. */
 #ifndef CAIRN_CUDA_DECODER_CUH
 #define CAIRN_CUDA_DECODER_CUH
@@ -9,6 +9,9 @@
 #include "context.cuh"
 
 enum { ROW_BUCKETS = 7, SPLIT_BUCKETS = 8, SPLITS_MAX = 1 << (SPLIT_BUCKETS - 1), STEP_ROWS_MAX = 1 << 20 };
+
+/* What follows the last layer. */
+enum head { HEAD_NONE, HEAD_LOGITS, HEAD_CHOICE, HEADS };
 
 struct decoder_layer {
     struct matrix q, k, v, o, gate, up, down;
@@ -37,7 +40,7 @@ struct device_decoder {
     int32_t *host_ints;
     struct tile *host_tiles;
     struct choice host_choices[DEVICE_ROWS_FEW];
-    cudaGraphExec_t graphs[ROW_BUCKETS][SPLIT_BUCKETS][2];
+    cudaGraphExec_t graphs[ROW_BUCKETS][SPLIT_BUCKETS][HEADS];
 };
 
 static uint32_t rows_cap(const struct device_decoder *d)
@@ -53,7 +56,7 @@ static void device_decoder_close(struct device_decoder *d)
         (void)cudaStreamSynchronize(d->c.stream);
     for (int r = 0; r < ROW_BUCKETS; r++)
         for (int s = 0; s < SPLIT_BUCKETS; s++)
-            for (int head = 0; head < 2; head++)
+            for (int head = 0; head < HEADS; head++)
                 if (d->graphs[r][s][head])
                     (void)cudaGraphExecDestroy(d->graphs[r][s][head]);
     context_close(&d->c);
@@ -189,6 +192,18 @@ static int device_decoder_open(struct device_decoder **out, const struct device_
 
 static uint32_t device_decoder_pages(const struct device_decoder *d) { return d->pool.n_pages; }
 
+static int device_decoder_copy(struct device_decoder *d, uint32_t to, uint32_t from)
+{
+    struct context *c = &d->c;
+    if (to >= d->pool.n_pages || from >= d->pool.n_pages) {
+        snprintf(error_text, sizeof error_text, "copy: page %u or %u is not there", to, from);
+        return DEVICE_BAD_CALL;
+    }
+    context_ok(c, cudaSetDevice(0), "cudaSetDevice");
+    LAUNCH(c, copy_page, dim3(16, d->h.n_layer), dim3(ROW_THREADS), 0, d->pool, to, from);
+    return c->err;
+}
+
 /* ---- a pass */
 
 static void embed_rows(struct device_decoder *d, uint32_t rows)
@@ -230,18 +245,21 @@ static struct gemv_job few_job(const struct matrix *w, const float *bias, float 
 }
 
 /* The head over `rows` rows of x, those of index (on the device). */
-static void run_head(struct device_decoder *d, const float *x, const int32_t *index, uint32_t rows)
+static void run_head(struct device_decoder *d, enum head head, const int32_t *index, uint32_t rows)
 {
     struct context *c = &d->c;
-    prepare_rows(c, PREPARE_NORM, x, d->output_norm, d->h.n_embd, index, rows, d->h.n_embd, d->h.eps,
+    if (head == HEAD_NONE)
+        return;
+    prepare_rows(c, PREPARE_NORM, d->x, d->output_norm, d->h.n_embd, index, rows, d->h.n_embd, d->h.eps,
                  &d->narrow);
     struct gemv_job j = few_job(&d->output, NULL, d->logits, d->h.n_vocab, false);
     product_few(c, &d->narrow, rows, &j, 1);
-    LAUNCH(c, choose, dim3(rows), dim3(CHOOSE_THREADS), 0, d->logits, d->h.n_vocab, d->h.n_valid, d->choices,
-           d->chosen);
+    if (head == HEAD_CHOICE)
+        LAUNCH(c, choose, dim3(rows), dim3(CHOOSE_THREADS), 0, d->logits, d->h.n_vocab, d->h.n_valid,
+               d->choices, d->chosen);
 }
 
-static void run_few(struct device_decoder *d, uint32_t rows, uint32_t splits, bool head)
+static void run_few(struct device_decoder *d, uint32_t rows, uint32_t splits, enum head head)
 {
     struct context *c = &d->c;
     const struct device_decoder_desc *h = &d->h;
@@ -267,8 +285,7 @@ static void run_few(struct device_decoder *d, uint32_t rows, uint32_t splits, bo
         struct gemv_job down = few_job(&l->down, NULL, d->x, h->n_embd, true);
         product_few(c, &d->wide, rows, &down, 1);
     }
-    if (head)
-        run_head(d, d->x, d->wanted, rows);
+    run_head(d, head, d->wanted, rows);
 }
 
 static void run_many(struct device_decoder *d, uint32_t rows, uint32_t n_tiles, uint32_t splits)
@@ -319,7 +336,7 @@ static void run_many(struct device_decoder *d, uint32_t rows, uint32_t n_tiles, 
 /* ---- a step */
 
 /* The graph of a bucket, captured when it is first needed. */
-static void launch_few(struct device_decoder *d, int row_bucket, int split_bucket, bool head)
+static void launch_few(struct device_decoder *d, int row_bucket, int split_bucket, enum head head)
 {
     struct context *c = &d->c;
     cudaGraphExec_t *exec = &d->graphs[row_bucket][split_bucket][head];
@@ -374,6 +391,10 @@ static void take_outputs(struct device_decoder *d, const struct device_step *s, 
     if (s->chosen)
         context_copy_out(c, s->chosen + first, d->chosen, n * sizeof(int32_t));
 }
+static enum head step_head(const struct device_step *s, uint32_t n)
+{
+    return !n ? HEAD_NONE : s->logits && !s->chosen && !s->choices ? HEAD_LOGITS : HEAD_CHOICE;
+}
 static void put_choices(struct device_decoder *d, const struct device_step *s, uint32_t first, uint32_t n)
 {
     for (uint32_t i = 0; i < DEVICE_ROWS_FEW; i++) {
@@ -412,9 +433,9 @@ static void pass_few(struct device_decoder *d, const struct device_step *s, uint
     while (1u << split_bucket < splits)
         split_bucket++;
     context_copy_in(c, d->tokens, ints, 4 * (size_t)cap * sizeof *ints);
-    if (n_out)
+    if (step_head(s, n_out) == HEAD_CHOICE)
         put_choices(d, s, out, n_out);
-    launch_few(d, bucket, split_bucket, n_out > 0);
+    launch_few(d, bucket, split_bucket, step_head(s, n_out));
     if (n_out)
         take_outputs(d, s, out, n_out);
 }
@@ -448,8 +469,9 @@ static void pass_many(struct device_decoder *d, const struct device_step *s, uin
     run_many(d, n, n_tiles, splits);
     for (uint32_t done = 0; done < n_out && !c->err; done += DEVICE_ROWS_FEW) {
         uint32_t some = n_out - done < DEVICE_ROWS_FEW ? n_out - done : DEVICE_ROWS_FEW;
-        put_choices(d, s, out + done, some);
-        run_head(d, d->x, d->wanted + done, some);
+        if (step_head(s, some) == HEAD_CHOICE)
+            put_choices(d, s, out + done, some);
+        run_head(d, step_head(s, some), d->wanted + done, some);
         take_outputs(d, s, out + done, some);
     }
 }

@@ -79,6 +79,7 @@ cairn_device_open(uint32_t abi, char *why, size_t why_len)
         device_memory,       device_bandwidth,
         device_decoder_open, device_decoder_close,
         device_decoder_pages, device_decoder_step,
+        device_decoder_copy,
         device_encoder_open, device_encoder_close,
         device_encoder_forward,
     };

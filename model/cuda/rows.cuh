@@ -16,15 +16,15 @@ template <int TYPE> DEVICE void table_row(const struct matrix *w, uint32_t row, 
             float v = plain_weight<TYPE>(q, i);
             to[i] = add ? to[i] + v : v;
         }
-        return;
-    }
-    for (uint32_t task = threadIdx.x; task < w->k / 32; task += blockDim.x) {
-        struct runs r;
-        load_runs<TYPE>(q, extra, task, &r);
-        uint32_t at[2] = {first_run<TYPE>(task) * 16, second_run<TYPE>(task) * 16};
-        for (int i = 0; i < 32; i++) {
-            float *p = to + at[i / 16] + i % 16, v = run_weight<TYPE>(&r, i);
-            *p = add ? *p + v : v;
+    } else {
+        for (uint32_t task = threadIdx.x; task < w->k / 32; task += blockDim.x) {
+            struct runs r;
+            load_runs<TYPE>(q, extra, task, &r);
+            uint32_t at[2] = {first_run<TYPE>(task) * 16, second_run<TYPE>(task) * 16};
+            for (int i = 0; i < 32; i++) {
+                float *p = to + at[i / 16] + i % 16, v = run_weight<TYPE>(&r, i);
+                *p = add ? *p + v : v;
+            }
         }
     }
 }
@@ -176,12 +176,14 @@ KERNEL void finish(const float *sums, uint32_t ld_sums, const float *scales, con
     *to = add ? *to + v : v;
 }
 
-/* Rows of x that are asked for, in that order. Grid (rows). */
-KERNEL void gather(const float *x, const int32_t *index, uint32_t k, float *out)
+/* One page of every layer into another. Grid (pieces, layers). */
+KERNEL void copy_page(struct kv_pool pool, uint32_t to, uint32_t from)
 {
-    const float *from = x + (size_t)index[blockIdx.x] * k;
-    for (uint32_t i = threadIdx.x; i < k; i += blockDim.x)
-        out[(size_t)blockIdx.x * k + i] = from[i];
+    size_t n = page_halves(&pool) / 8, layer = (size_t)blockIdx.y * pool.n_pages;
+    const uint4 *src = (const uint4 *)(pool.halves + (layer + from) * page_halves(&pool));
+    uint4 *dst = (uint4 *)(pool.halves + (layer + to) * page_halves(&pool));
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
+        dst[i] = src[i];
 }
 
 /* ---- encoder */

@@ -39,7 +39,7 @@ struct fiber {
 };
 struct warp {
     unsigned arrived;
-    const char *what;
+    enum cuda_host_meeting what;
     size_t bytes[2];
     alignas(16) unsigned char lanes[2][32][32];
 };
@@ -148,7 +148,7 @@ void cuda_host_barrier()
     leave();
 }
 
-void cuda_host_gather(const void *mine, size_t n, void *all, const char *what)
+const unsigned char *cuda_host_gather(const void *mine, size_t n, enum cuda_host_meeting what)
 {
     unsigned lane = current % 32, first = current - lane, turn = fibers[current].generation++ % 2;
     struct warp &w = warps[current / 32];
@@ -157,7 +157,7 @@ void cuda_host_gather(const void *mine, size_t n, void *all, const char *what)
     if (!w.arrived) {
         w.what = what;
         w.bytes[turn] = n;
-    } else if (strcmp(w.what, what) || w.bytes[turn] != n) {
+    } else if (w.what != what || w.bytes[turn] != n) {
         cuda_host_fail("lanes of one warp wait in different places");
     }
     memcpy(w.lanes[turn][lane], mine, n);
@@ -167,8 +167,7 @@ void cuda_host_gather(const void *mine, size_t n, void *all, const char *what)
         make_ready(first, 32);
     }
     leave();
-    for (unsigned i = 0; i < 32; i++)
-        memcpy((char *)all + i * n, w.lanes[turn][i], n);
+    return w.lanes[turn][0]; /* others write there again only after they have all come to the next call */
 }
 
 void *cuda_host_shared(const void *key, size_t bytes)
@@ -474,26 +473,27 @@ uint16_t cuda_host_float_to_half(float f) /* to nearest, ties to even */
 
 void cuda_host_mma_16816(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
+    float row[2][16], column[2][16];
     struct {
         uint32_t a[4], b[2];
-    } mine, all[32];
-    memcpy(mine.a, a, sizeof mine.a);
-    memcpy(mine.b, b, sizeof mine.b);
-    cuda_host_gather(&mine, sizeof mine, all, "mma");
+    } given;
+    memcpy(given.a, a, sizeof given.a);
+    memcpy(given.b, b, sizeof given.b);
+    const unsigned char *all = cuda_host_gather(&given, sizeof given, CUDA_HOST_MMA);
     unsigned lane = threadIdx.x & 31, group = lane / 4, pair = lane % 4;
-    for (unsigned i = 0; i < 4; i++) {
-        unsigned row = group + (i >= 2 ? 8 : 0), column = pair * 2 + (i & 1);
-        float sum = c[i];
+    /* A: register 0 rows 0-7 k 0-7, 1 rows 8-15 k 0-7, 2 and 3 the same for k 8-15; B: register 0 k 0-7, 1
+     * k 8-15, lane / 4 the column */
+    for (unsigned i = 0; i < 2; i++)
         for (unsigned k = 0; k < 16; k++) {
-            /* A: register 0 rows 0-7 k 0-7, 1 rows 8-15 k 0-7, 2 and 3 the same for k 8-15; B: register 0
-             * k 0-7, 1 k 8-15, lane / 4 the column */
-            uint32_t pa = all[(row % 8) * 4 + k % 8 / 2].a[(row >= 8) + 2 * (k >= 8)],
-                     pb = all[column * 4 + k % 8 / 2].b[k >= 8];
-            sum += cuda_host_half_to_float((uint16_t)(pa >> (k % 2 * 16))) *
-                   cuda_host_half_to_float((uint16_t)(pb >> (k % 2 * 16)));
+            uint32_t pa, pb;
+            memcpy(&pa, all + 32 * (group * 4 + k % 8 / 2) + 4 * (i + 2 * (k >= 8)), 4);
+            memcpy(&pb, all + 32 * ((pair * 2 + i) * 4 + k % 8 / 2) + 16 + 4 * (k >= 8), 4);
+            row[i][k] = cuda_host_half_to_float((uint16_t)(pa >> (k % 2 * 16)));
+            column[i][k] = cuda_host_half_to_float((uint16_t)(pb >> (k % 2 * 16)));
         }
-        c[i] = sum;
-    }
+    for (unsigned i = 0; i < 4; i++)
+        for (unsigned k = 0; k < 16; k++)
+            c[i] += row[i / 2][k] * column[i % 2][k];
 }
 
 /* ---- cuBLAS

@@ -50,8 +50,9 @@ struct alignas(8) float2 {
 
 /* ---- inside a kernel */
 void cuda_host_barrier();
-/* Every lane of the warp gives n bytes and gets those of all 32; n <= 32. */
-void cuda_host_gather(const void *mine, size_t n, void *all, const char *what);
+/* Every lane of the warp gives n <= 32 bytes, and sees those of all: lane i's at 32 i, until its next call. */
+enum cuda_host_meeting { CUDA_HOST_SYNC, CUDA_HOST_XOR, CUDA_HOST_LANE, CUDA_HOST_MMA };
+const unsigned char *cuda_host_gather(const void *mine, size_t n, enum cuda_host_meeting what);
 void *cuda_host_shared(const void *key, size_t bytes);
 void *cuda_host_dynamic();
 [[noreturn]] void cuda_host_fail(const char *what);
@@ -59,24 +60,25 @@ void *cuda_host_dynamic();
 static inline void __syncthreads() { cuda_host_barrier(); }
 static inline void __syncwarp()
 {
-    char mine = 0, all[32];
-    cuda_host_gather(&mine, 1, all, "__syncwarp");
+    char mine = 0;
+    (void)cuda_host_gather(&mine, 1, CUDA_HOST_SYNC);
+}
+template <typename T>
+static inline T cuda_host_shuffle(unsigned mask, T v, unsigned lane, enum cuda_host_meeting what)
+{
+    if (mask != 0xffffffffu)
+        cuda_host_fail("a shuffle of some lanes only is not modelled");
+    T got;
+    memcpy(&got, cuda_host_gather(&v, sizeof v, what) + 32 * (lane & 31), sizeof got);
+    return got;
 }
 template <typename T> static inline T __shfl_xor_sync(unsigned mask, T v, int with)
 {
-    T all[32];
-    if (mask != 0xffffffffu)
-        cuda_host_fail("a shuffle of some lanes only is not modelled");
-    cuda_host_gather(&v, sizeof v, all, "__shfl_xor_sync");
-    return all[(threadIdx.x & 31) ^ (unsigned)with];
+    return cuda_host_shuffle(mask, v, threadIdx.x ^ (unsigned)with, CUDA_HOST_XOR);
 }
 template <typename T> static inline T __shfl_sync(unsigned mask, T v, int lane)
 {
-    T all[32];
-    if (mask != 0xffffffffu)
-        cuda_host_fail("a shuffle of some lanes only is not modelled");
-    cuda_host_gather(&v, sizeof v, all, "__shfl_sync");
-    return all[lane & 31];
+    return cuda_host_shuffle(mask, v, (unsigned)lane, CUDA_HOST_LANE);
 }
 static inline int __dp4a(int a, int b, int c)
 {

@@ -1,0 +1,13 @@
+# The kernels of model/cuda compiled for the host: what they compute, races and accesses out of bounds are tested without a GPU.
+if(NOT EXISTS ${CMAKE_SOURCE_DIR}/model/cuda/module.cu)
+    return()
+endif()
+enable_language(CXX)
+add_library(cairn_cuda_host MODULE ${CMAKE_SOURCE_DIR}/tests/cuda_host/module.cpp ${CMAKE_SOURCE_DIR}/tests/cuda_host/cuda_host.cpp)
+target_compile_features(cairn_cuda_host PRIVATE cxx_std_17)
+target_compile_definitions(cairn_cuda_host PRIVATE CAIRN_CUDA_HOST)
+target_compile_options(cairn_cuda_host PRIVATE -O2 -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -Wno-enum-compare
+                                               -Wno-extra -fvisibility=hidden)
+target_include_directories(cairn_cuda_host PRIVATE ${CMAKE_SOURCE_DIR}/tests/cuda_host ${CMAKE_SOURCE_DIR}/model/cuda)
+set_target_properties(cairn_cuda_host PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+set(cuda_host_module ${CMAKE_BINARY_DIR}/tests/cairn_cuda_host.so)

@@ -1,0 +1,2 @@
+/* module.cpp - model/cuda and its test door, for the host. */
+#include "module.cu"
