@@ -35,11 +35,11 @@ struct device_decoder {
     /* of a pass: ints on the device, and the same on the host */
     int32_t *tokens, *positions, *slots, *wanted, *chosen;
     struct tile *tiles;
-    struct choice *choices;
+    struct device_choice *choices;
     struct kv_pool pool;
     int32_t *host_ints;
     struct tile *host_tiles;
-    struct choice host_choices[DEVICE_ROWS_FEW];
+    struct device_choice host_choices[DEVICE_ROWS_FEW];
     cudaGraphExec_t graphs[ROW_BUCKETS][SPLIT_BUCKETS][HEADS];
 };
 
@@ -111,20 +111,20 @@ static int device_decoder_open(struct device_decoder **out, const struct device_
         l->gate = matrix_upload(c, &from->gate, staging);
         l->up = matrix_upload(c, &from->up, staging);
         l->down = matrix_upload(c, &from->down, staging);
-        l->attn_norm = context_upload(c, (float *)from->attn_norm, h->n_embd);
-        l->ffn_norm = context_upload(c, (float *)from->ffn_norm, h->n_embd);
-        l->q_bias = context_upload(c, (float *)from->q_bias, q_dim);
-        l->k_bias = context_upload(c, (float *)from->k_bias, kv_dim);
-        l->v_bias = context_upload(c, (float *)from->v_bias, kv_dim);
-        l->o_bias = context_upload(c, (float *)from->o_bias, h->n_embd);
+        l->attn_norm = context_upload(c, from->attn_norm, h->n_embd);
+        l->ffn_norm = context_upload(c, from->ffn_norm, h->n_embd);
+        l->q_bias = context_upload(c, from->q_bias, q_dim);
+        l->k_bias = context_upload(c, from->k_bias, kv_dim);
+        l->v_bias = context_upload(c, from->v_bias, kv_dim);
+        l->o_bias = context_upload(c, from->o_bias, h->n_embd);
     }
     if (!c->err)
         d->embedding = matrix_upload(c, &h->embedding, staging);
     if (!c->err)
         d->output = h->output.bytes == h->embedding.bytes ? d->embedding : matrix_upload(c, &h->output, staging);
     if (!c->err) {
-        d->output_norm = context_upload(c, (float *)h->output_norm, h->n_embd);
-        d->rope_step = context_upload(c, (double *)h->rope_step, h->n_rope / 2);
+        d->output_norm = context_upload(c, h->output_norm, h->n_embd);
+        d->rope_step = context_upload(c, h->rope_step, h->n_rope / 2);
     }
     uint32_t rows = rows_cap(d), few = DEVICE_ROWS_FEW;
     d->x = context_array<float>(c, (size_t)rows * h->n_embd);
@@ -152,7 +152,7 @@ static int device_decoder_open(struct device_decoder **out, const struct device_
     d->wanted = d->tokens ? d->tokens + 3 * rows : NULL;
     d->chosen = context_array<int32_t>(c, few);
     d->tiles = context_array<struct tile>(c, rows);
-    d->choices = context_array<struct choice>(c, few);
+    d->choices = context_array<struct device_choice>(c, few);
     d->host_ints = (int32_t *)calloc(4 * (size_t)rows, sizeof(int32_t));      /* the module's */
     d->host_tiles = (struct tile *)calloc(rows, sizeof *d->host_tiles);       /* the module's */
     if (!d->host_ints || !d->host_tiles)
@@ -398,16 +398,8 @@ static enum head step_head(const struct device_step *s, uint32_t n)
 static void put_choices(struct device_decoder *d, const struct device_step *s, uint32_t first, uint32_t n)
 {
     for (uint32_t i = 0; i < DEVICE_ROWS_FEW; i++) {
-        struct choice one = {};
-        if (s->choices && i < n) {
-            const struct device_choice *from = &s->choices[first + i];
-            one.temperature = from->temperature;
-            one.top_p = from->top_p;
-            one.min_p = from->min_p;
-            one.top_k = from->top_k;
-            one.draw = from->draw;
-        }
-        d->host_choices[i] = one;
+        struct device_choice greedy = {};
+        d->host_choices[i] = s->choices && i < n ? s->choices[first + i] : greedy;
     }
     context_copy_in(&d->c, d->choices, d->host_choices, sizeof d->host_choices);
 }

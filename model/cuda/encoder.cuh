@@ -76,14 +76,14 @@ static struct encoder_dense dense_upload(struct context *c, const struct device_
 {
     struct encoder_dense d;
     d.w = halves_upload(c, &from->w, staging);
-    d.b = context_upload(c, (float *)from->b, from->w.n);
+    d.b = context_upload(c, from->b, from->w.n);
     return d;
 }
 static struct encoder_norm norm_upload(struct context *c, const struct device_norm *from, uint32_t n)
 {
     struct encoder_norm d;
-    d.w = context_upload(c, (float *)from->w, n);
-    d.b = context_upload(c, (float *)from->b, n);
+    d.w = context_upload(c, from->w, n);
+    d.b = context_upload(c, from->b, n);
     return d;
 }
 

@@ -228,11 +228,6 @@ KERNEL void pool_rows(const float *x, const int32_t *starts, uint32_t dim, uint3
 
 /* ---- the choice of a token: generator/sampler.c's rules, one block a row */
 
-struct choice {
-    float temperature, top_p, min_p;
-    uint32_t top_k;
-    double draw;
-};
 /* Over the block, in the order of threads. */
 DEVICE double block_total(double v, double *scratch)
 {
@@ -253,14 +248,14 @@ DEVICE uint32_t logit_order(float v)
     uint32_t u = __float_as_uint(v);
     return v != v ? 0 : u >> 31 ? ~u : u | 0x80000000u;
 }
-DEVICE float logit_weight(float v, float best, const struct choice *c)
+DEVICE float logit_weight(float v, float best, const struct device_choice *c)
 {
     float e = v != v ? 0.0f : expf((v - best) / c->temperature);
     return c->min_p > 0 && e < c->min_p ? 0.0f : e;
 }
 /* The largest t such that the weights at or above t hold `want` of the mass (by_count: number `want`):
  * bisection over the bits of a positive float, so nothing is sorted; equals of t stay together. */
-DEVICE float weight_floor(const float *x, uint32_t n, float best, const struct choice *c, float at_least,
+DEVICE float weight_floor(const float *x, uint32_t n, float best, const struct device_choice *c, float at_least,
                           double want, bool by_count, double *scratch)
 {
     uint32_t lo = 0, hi = __float_as_uint(1.0f);
@@ -282,7 +277,7 @@ DEVICE float weight_floor(const float *x, uint32_t n, float best, const struct c
 }
 
 KERNEL void __launch_bounds__(CHOOSE_THREADS)
-    choose(const float *logits, uint32_t n_vocab, uint32_t n, const struct choice *choices, int32_t *chosen)
+    choose(const float *logits, uint32_t n_vocab, uint32_t n, const struct device_choice *choices, int32_t *chosen)
 {
     SHARED(double, scratch, 32);
     SHARED(uint32_t, best_order, 32);
@@ -318,7 +313,7 @@ KERNEL void __launch_bounds__(CHOOSE_THREADS)
     }
     if (id >= n)
         id = 0; /* all NaN */
-    const struct choice c = choices[row];
+    const struct device_choice c = choices[row];
     float best = x[id];
     if (!(c.temperature > 0) || best != best || magnitude_bits(best) >= 0x7f800000u) {
         if (t == 0)

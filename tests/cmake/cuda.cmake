@@ -11,3 +11,8 @@ target_compile_options(cairn_cuda_host PRIVATE -O2 -ffp-contract=off -Wall -Wext
 target_include_directories(cairn_cuda_host PRIVATE ${CMAKE_SOURCE_DIR}/tests/cuda_host ${CMAKE_SOURCE_DIR}/model/cuda)
 set_target_properties(cairn_cuda_host PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 set(cuda_host_module ${CMAKE_BINARY_DIR}/tests/cairn_cuda_host.so)
+
+cairn_test(test_cuda SOURCES ${CMAKE_SOURCE_DIR}/tests/parity/test_cuda.c LIBS cairn_generator cairn_model ARGS ${cuda_host_module}
+           LABELS quick TIMEOUT 900)
+target_include_directories(test_cuda PRIVATE ${CMAKE_SOURCE_DIR}/model)
+add_dependencies(test_cuda cairn_cuda_host)

@@ -171,6 +171,7 @@ cublasStatus_t cublasGemmEx(cublasHandle_t h, int op_a, int op_b, int m, int n, 
 /* ---- what tests turn; exported by the module beside its own entry.
  * The environment sets the same before anything runs: CAIRN_CUDA_HOST_DEVICES (0: none), _MEMORY (bytes),
  * _ORDER. */
+#pragma GCC visibility push(default)
 extern "C" {
 void cuda_host_order(unsigned order);       /* 0 ascending, 1 descending, else a seed */
 void cuda_host_memory(size_t bytes);        /* of the device */
@@ -179,5 +180,6 @@ size_t cuda_host_allocated(void);           /* bytes now: a leak after everythin
 unsigned long cuda_host_launches(void);
 unsigned long cuda_host_allocations(void); /* so far: a step must not make any */
 }
+#pragma GCC visibility pop
 
 #endif

@@ -1,2 +1,2 @@
-/* module.cpp - model/cuda and its test door, for the host. */
-#include "module.cu"
+/* module.cpp - model/cuda and the door of its tests, for the host. */
+#include "../cuda/door.cu"
