@@ -16,3 +16,17 @@ cairn_test(test_cuda SOURCES ${CMAKE_SOURCE_DIR}/tests/parity/test_cuda.c LIBS c
            LABELS quick TIMEOUT 900)
 target_include_directories(test_cuda PRIVATE ${CMAKE_SOURCE_DIR}/model)
 add_dependencies(test_cuda cairn_cuda_host)
+
+foreach(stub no_entry other_abi)
+    add_library(cairn_cuda_${stub} MODULE ${CMAKE_SOURCE_DIR}/tests/cuda_host/stub.c)
+    target_include_directories(cairn_cuda_${stub} PRIVATE ${CMAKE_SOURCE_DIR}/model)
+    set_target_properties(cairn_cuda_${stub} PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+endforeach()
+target_compile_definitions(cairn_cuda_other_abi PRIVATE STUB_ABI=1)
+cairn_test(test_device SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/test_device.c LIBS cairn_model
+           ARGS ${cuda_host_module} ${CMAKE_BINARY_DIR}/tests/cairn_cuda_no_entry.so ${CMAKE_BINARY_DIR}/tests/cairn_cuda_other_abi.so
+           LABELS quick TIMEOUT 600)
+target_include_directories(test_device PRIVATE ${CMAKE_SOURCE_DIR}/model ${CMAKE_SOURCE_DIR}/tests/unit)
+add_dependencies(test_device cairn_cuda_host cairn_cuda_no_entry cairn_cuda_other_abi)
+add_test(NAME test_device_absent COMMAND test_device absent WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+set_tests_properties(test_device_absent PROPERTIES LABELS quick TIMEOUT 300)
