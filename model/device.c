@@ -81,6 +81,24 @@ const struct device_api *device_find(struct cairn_why *why)
     return found.api;
 }
 
+const char *model_device_name(void)
+{
+    const struct device_api *api = device_find(NULL);
+    return api ? api->device : NULL;
+}
+
+enum cairn_err model_device_bandwidth(size_t bytes, double *bytes_per_s, struct cairn_why *why)
+{
+    const struct device_api *api = device_find(why);
+    *bytes_per_s = 0;
+    if (!api)
+        return CAIRN_EDEVICE;
+    int err = api->bandwidth(bytes, bytes_per_s);
+    return !err ? CAIRN_OK
+                : cairn_fail(why, err == DEVICE_NO_MEMORY ? CAIRN_ENOMEM : CAIRN_EDEVICE,
+                             "bandwidth of the device: %s", api->error());
+}
+
 void device_refused(const char *model, const char *reason)
 {
     CAIRN_LOG(MODEL, WARN, "device not used, the CPU computes model=%s reason=\"%s\"", model, reason);

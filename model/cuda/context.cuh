@@ -85,7 +85,7 @@ static void *context_memory(struct context *c, size_t n, size_t size)
         context_fail(c, DEVICE_UNSUPPORTED, "memory", "a size that overflows");
         return NULL;
     }
-    cudaError_t e = cudaMalloc(&p, n * size + 256); /* loads of 16 bytes never leave it */
+    cudaError_t e = cudaMalloc(&p, n * size);
     if (e == cudaErrorMemoryAllocation) {
         char text[128];
         size_t available = 0, total = 0;

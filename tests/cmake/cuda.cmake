@@ -30,3 +30,16 @@ target_include_directories(test_device PRIVATE ${CMAKE_SOURCE_DIR}/model ${CMAKE
 add_dependencies(test_device cairn_cuda_host cairn_cuda_no_entry cairn_cuda_other_abi)
 add_test(NAME test_device_absent COMMAND test_device absent WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
 set_tests_properties(test_device_absent PROPERTIES LABELS quick TIMEOUT 300)
+
+# Where nvcc is, the real module is compiled with the tests; where a GPU is too, they run on it, else they say SKIP.
+if(CAIRN_NVCC AND NOT CAIRN_SANITIZE)
+    cairn_cuda_module(cairn_cuda_tested ${CMAKE_BINARY_DIR}/tests/cairn_cuda_tested.so ${CMAKE_SOURCE_DIR}/tests/cuda/door.cu)
+    add_test(NAME test_cuda_on_device COMMAND test_cuda ${CMAKE_BINARY_DIR}/tests/cairn_cuda_tested.so
+             WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(test_cuda_on_device PROPERTIES LABELS cuda TIMEOUT 900 SKIP_RETURN_CODE 77)
+endif()
+# The decoder's own tests, on the emulated device as well.
+if(TARGET test_decoder_tiny)
+    add_dependencies(test_decoder_tiny cairn_cuda_host)
+    set_tests_properties(test_decoder_tiny PROPERTIES ENVIRONMENT CAIRN_CUDA_MODULE=${cuda_host_module})
+endif()

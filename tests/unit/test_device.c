@@ -180,7 +180,11 @@ static void a_model_that_the_device_does_not_take_runs_on_the_cpu(void **state)
     struct decoder *d = open_on(BACKEND_CUDA, CACHE_Q8);
     CHECK(strcmp(decoder_backend_name(d), "cuda") != 0);
     decoder_close(d);
+    double rate = 0;
+    CHECK_OK(model_device_bandwidth(1 << 16, &rate, &why));
+    CHECK(rate > 0 && model_device_name() != NULL);
     host_memory(200 << 10);
+    CHECK_ERR(model_device_bandwidth(1 << 20, &rate, &why), CAIRN_ENOMEM);
     d = open_on(BACKEND_CUDA, CACHE_F16);
     CHECK(strcmp(decoder_backend_name(d), "cuda") != 0);
     CHECK_I64_EQ(host_allocated(), 0);
@@ -239,7 +243,9 @@ static void without_a_module_the_cpu_computes(void **state)
     UNUSED_STATE(state);
     TEST_WHY;
     CHECK(device_find(&why) == NULL && why.text[0]);
-    CHECK(!model_backend_available(BACKEND_CUDA));
+    CHECK(!model_backend_available(BACKEND_CUDA) && model_device_name() == NULL);
+    double rate = 1;
+    CHECK_ERR(model_device_bandwidth(1 << 16, &rate, &why), CAIRN_EDEVICE);
     struct decoder *d = open_on(BACKEND_CUDA, CACHE_F16), *automatic = open_on(BACKEND_AUTO, CACHE_F16);
     CHECK_STR_EQ(decoder_backend_name(d), decoder_backend_name(automatic));
     CHECK(strcmp(decoder_backend_name(d), "cuda") != 0);
