@@ -107,27 +107,27 @@ void decoder_device_open(struct decoder *d, const struct model_opts *o)
                                           .v_bias = l->v_bias,
                                           .o_bias = l->o_bias};
     }
-    if (!reason && api->decoder_open(&v->handle, &(struct device_decoder_desc){.n_layer = d->n_layer,
-                                                                               .n_embd = d->n_embd,
-                                                                               .n_head = d->n_head,
-                                                                               .n_kv_head = d->n_kv_head,
-                                                                               .head_dim = d->head_dim,
-                                                                               .n_ff = d->n_ff,
-                                                                               .n_vocab = d->n_vocab,
-                                                                               .n_ctx = d->n_ctx,
-                                                                               .n_rope = d->n_rope,
-                                                                               .window = d->window,
-                                                                               .halves = d->arch->halves,
-                                                                               .rows_many = DECODER_ROWS_MAX,
-                                                                               .slots_max = DECODER_ITEMS_MAX,
-                                                                               .n_pages = d->kv->n_pages,
-                                                                               .eps = d->eps,
-                                                                               .rope_step = d->rope_step,
-                                                                               .layers = layers,
-                                                                               .embedding =
-                                                                                   matrix_of(&d->embedding),
-                                                                               .output = matrix_of(&d->output),
-                                                                               .output_norm = d->output_norm}))
+    if (!reason &&
+        api->decoder_open(&v->handle, &(struct device_decoder_desc){.n_layer = d->n_layer,
+                                                                    .n_embd = d->n_embd,
+                                                                    .n_head = d->n_head,
+                                                                    .n_kv_head = d->n_kv_head,
+                                                                    .head_dim = d->head_dim,
+                                                                    .n_ff = d->n_ff,
+                                                                    .n_vocab = d->n_vocab,
+                                                                    .n_ctx = d->n_ctx,
+                                                                    .n_rope = d->n_rope,
+                                                                    .window = d->window,
+                                                                    .halves = d->arch->halves,
+                                                                    .rows_many = DECODER_ROWS_MAX,
+                                                                    .slots_max = DECODER_ITEMS_MAX,
+                                                                    .n_pages = d->kv->n_pages,
+                                                                    .eps = d->eps,
+                                                                    .rope_step = d->rope_step,
+                                                                    .layers = layers,
+                                                                    .embedding = matrix_of(&d->embedding),
+                                                                    .output = matrix_of(&d->output),
+                                                                    .output_norm = d->output_norm}))
         reason = api->error();
     cairn_free(layers);
     if (reason) {

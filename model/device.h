@@ -1,10 +1,10 @@
 /* device.h - the seam between encoder and decoder and a module that computes on a device of its own.
  *
- * The seam is "a model opened from checked weights" and "a step over a flat batch of rows", not one operation:
- * between operations nothing crosses the bus. A module is one shared library, libcairn_cuda.so, found by
- * device.c at run time; the binary itself needs no driver. It exports
- *     const struct device_api *cairn_device_open(uint32_t abi, char *why, size_t why_len);
- * which gives NULL and a sentence when it does not know the abi or finds no device.
+ * The seam is "a model opened from checked weights" and "a step over a flat batch of rows", not one
+ * operation: between operations nothing crosses the bus. A module is one shared library, libcairn_cuda.so,
+ * found by device.c at run time; the binary itself needs no driver. It exports const struct device_api
+ * *cairn_device_open(uint32_t abi, char *why, size_t why_len); which gives NULL and a sentence when it does
+ * not know the abi or finds no device.
  *
  * This header is plain C and includes nothing of ours: the module is built from it alone.
  * Threads: a model belongs to one thread at a time (its owner's lock); models are independent.
@@ -21,9 +21,9 @@
 
 #define DEVICE_ABI 2u
 enum {
-    DEVICE_PAGE = 64,      /* positions in a page of keys and values */
-    DEVICE_CHOSEN = -1,    /* as a token: the one that the last step chose for the output of this row number */
-    DEVICE_ROWS_FEW = 64,  /* rows that one pass of the small kernels takes; more are passed over in turn */
+    DEVICE_PAGE = 64,     /* positions in a page of keys and values */
+    DEVICE_CHOSEN = -1,   /* as a token: the one that the last step chose for the output of this row number */
+    DEVICE_ROWS_FEW = 64, /* rows that one pass of the small kernels takes; more are passed over in turn */
     DEVICE_HEAD_MAX = 256, /* widest head, a multiple of 8 */
 };
 enum device_err {
@@ -67,12 +67,12 @@ struct device_choice {
 /* Rows in the order of their positions within each sequence. A row's keys and values are written to its page
  * before any row of the step reads them. */
 struct device_step {
-    uint32_t n_rows, n_many;            /* the last n_many rows are of kind "many": pieces of prompts */
-    const int32_t *tokens, *positions;  /* [n_rows] */
-    const int32_t *slots;               /* [n_rows] row of `tables` */
-    const int32_t *tables;              /* [n_slots][tables_ld] page numbers, -1: none yet */
-    uint32_t n_slots, tables_ld;        /* tables_ld * DEVICE_PAGE > every position */
-    const uint32_t *wanted;             /* [n_wanted] row numbers, ascending, whose outputs are asked for */
+    uint32_t n_rows, n_many;           /* the last n_many rows are of kind "many": pieces of prompts */
+    const int32_t *tokens, *positions; /* [n_rows] */
+    const int32_t *slots;              /* [n_rows] row of `tables` */
+    const int32_t *tables;             /* [n_slots][tables_ld] page numbers, -1: none yet */
+    uint32_t n_slots, tables_ld;       /* tables_ld * DEVICE_PAGE > every position */
+    const uint32_t *wanted;            /* [n_wanted] row numbers, ascending, whose outputs are asked for */
     uint32_t n_wanted;
     const struct device_choice *choices; /* [n_wanted] or NULL: all with temperature 0 */
     float *logits;                       /* [n_wanted][n_vocab] or NULL */

@@ -518,9 +518,8 @@ static void open_device(struct encoder *e, const struct model_opts *o)
     e->api = api;
     if (!layers)
         device_refused(e->name, "no memory");
-    else if (api->encoder_open(
-                 &e->device,
-                 &(struct device_encoder_desc){.n_layer = e->n_layer,
+    else if (api->encoder_open(&e->device, &(struct device_encoder_desc){
+                                               .n_layer = e->n_layer,
                                                .dim = e->dim,
                                                .n_head = e->n_head,
                                                .n_ff = e->n_ff,
@@ -856,7 +855,8 @@ static enum cairn_err run_all(struct encoder *e, const int32_t *ids, const int32
                               const struct cairn_stop *stop, struct cairn_why *why)
 {
     /* a device takes a room full at a time */
-    size_t threads = e->n_alone && !atomic_load(&e->on_device) ? e->n_alone : 1, turn_max = threads * TURN_TOKENS;
+    size_t threads = e->n_alone && !atomic_load(&e->on_device) ? e->n_alone : 1,
+           turn_max = threads * TURN_TOKENS;
     if (threads == 1 || turn_max < e->room_tokens)
         turn_max = e->room_tokens;
     size_t *starts = cairn_reallocarray(NULL, turn_max, sizeof *starts),
@@ -1047,7 +1047,9 @@ enum cairn_err encoder_embed(struct encoder *e, const struct cairn_str *texts, s
             err = cairn_stopped(stop, why);
     }
     if (!err)
-        err = run_all(e, t.ids, NULL, t.lens, n, e->pooling == POOL_MEAN ? DEVICE_TAKE_MEAN : DEVICE_TAKE_FIRST, take_vectors, out, stop, why);
+        err =
+            run_all(e, t.ids, NULL, t.lens, n, e->pooling == POOL_MEAN ? DEVICE_TAKE_MEAN : DEVICE_TAKE_FIRST,
+                    take_vectors, out, stop, why);
     tokens_release(&t);
     return err;
 }

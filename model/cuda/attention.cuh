@@ -52,7 +52,8 @@ template <int HEADS> KERNEL void __launch_bounds__(ATTEND_THREADS) attend_rows(s
     for (uint32_t i = t; i < HEADS * hd; i += ATTEND_THREADS)
         q[i] = i / hd < heads ? a.q[((size_t)row * a.n_head + head0) * hd + i] * a.scale : 0;
     /* lanes of a group of `vectors` threads hold 8 dims each of one key's values */
-    uint32_t vectors = hd / 8, groups = ATTEND_THREADS / vectors, vector = t % vectors, my_group = t / vectors;
+    uint32_t vectors = hd / 8, groups = ATTEND_THREADS / vectors, vector = t % vectors,
+             my_group = t / vectors;
     float acc[HEADS][8] = {}, top = minus_infinity, sum = 0; /* top and sum: of head `warp` */
     for (uint32_t j0 = begin; j0 < end; j0 += ATTEND_KEYS) {
         uint32_t n = end - j0 < ATTEND_KEYS ? end - j0 : ATTEND_KEYS, page0 = j0 / DEVICE_PAGE;
@@ -187,7 +188,7 @@ template <int D32, bool PAGED>
 KERNEL void __launch_bounds__(ATTEND_THREADS) attend_tile(struct attend_tile_args a)
 {
     const uint32_t D = D32 * 32, LD = D + 8, LDV = TILE_KEYS + 8; /* + 8: rows in different banks */
-    SHARED(uint16_t, keys, TILE_KEYS *(D32 * 32 + 8));
+    SHARED(uint16_t, keys, TILE_KEYS * (D32 * 32 + 8));
     SHARED(uint16_t, turned, D32 * 32 * (TILE_KEYS + 8)); /* values, [dim][key] */
     const struct tile tile = a.tiles[blockIdx.x];
     uint32_t kv = blockIdx.y, hd = a.pool.head_dim, n_kv = a.pool.n_kv_head, group = a.n_head / n_kv,
@@ -198,7 +199,8 @@ KERNEL void __launch_bounds__(ATTEND_THREADS) attend_tile(struct attend_tile_arg
         uint32_t p = i / D, d = i % D;
         float v = 0;
         if (p < pairs && d < hd)
-            v = a.q[((size_t)((uint32_t)tile.first_row + p / group) * a.n_head + kv * group + p % group) * hd +
+            v = a.q[((size_t)((uint32_t)tile.first_row + p / group) * a.n_head + kv * group + p % group) *
+                        hd +
                     d] *
                 a.scale;
         keys[p * LD + d] = float_to_half(v);
@@ -300,11 +302,12 @@ KERNEL void __launch_bounds__(ATTEND_THREADS) attend_tile(struct attend_tile_arg
                 out[n][i] *= times[i / 2];
 #pragma unroll
         for (uint32_t step = 0; step < TILE_KEYS / 16; step++) {
-            /* sums of two column tiles lie over the lanes as the left operand of the next product wants them */
-            const uint32_t p[4] = {
-                half_pair(s[2 * step][0], s[2 * step][1]), half_pair(s[2 * step][2], s[2 * step][3]),
-                half_pair(s[2 * step + 1][0], s[2 * step + 1][1]),
-                half_pair(s[2 * step + 1][2], s[2 * step + 1][3])};
+            /* sums of two column tiles lie over the lanes as the left operand of the next product wants them
+             */
+            const uint32_t p[4] = {half_pair(s[2 * step][0], s[2 * step][1]),
+                                   half_pair(s[2 * step][2], s[2 * step][3]),
+                                   half_pair(s[2 * step + 1][0], s[2 * step + 1][1]),
+                                   half_pair(s[2 * step + 1][2], s[2 * step + 1][3])};
 #pragma unroll
             for (uint32_t n = 0; n < D32 * 4; n++) {
                 const uint16_t *v = turned + (n * 8 + quad) * LDV + step * 16 + in_quad * 2;

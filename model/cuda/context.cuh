@@ -6,13 +6,19 @@
 #include "attention.cuh"
 
 #ifdef CAIRN_CUDA_HOST /* small, so that tests see every loop turn */
-enum { STAGING_BYTES = 64 << 10, PANEL_BYTES = 64 << 10, PANEL_OUTPUTS = 128, BLAS_BYTES = 256, ROWS_MANY_MAX = 32 };
+enum {
+    STAGING_BYTES = 64 << 10,
+    PANEL_BYTES = 64 << 10,
+    PANEL_OUTPUTS = 128,
+    BLAS_BYTES = 256,
+    ROWS_MANY_MAX = 32
+};
 #else
 enum {
-    STAGING_BYTES = 32 << 20,   /* weights on their way */
-    PANEL_BYTES = 32 << 20,     /* halves of a large product's weights at a time: they stay in the L2 cache */
-    PANEL_OUTPUTS = 4096,       /* outputs of it at most */
-    BLAS_BYTES = 32 << 20,      /* cuBLAS's workspace, ours so that a step allocates nothing */
+    STAGING_BYTES = 32 << 20, /* weights on their way */
+    PANEL_BYTES = 32 << 20,   /* halves of a large product's weights at a time: they stay in the L2 cache */
+    PANEL_OUTPUTS = 4096,     /* outputs of it at most */
+    BLAS_BYTES = 32 << 20,    /* cuBLAS's workspace, ours so that a step allocates nothing */
     ROWS_MANY_MAX = 1 << 16,
 };
 #endif
@@ -27,7 +33,7 @@ struct context {
     struct block {
         struct block *next;
         void *p;
-    } *blocks;
+    } * blocks;
     /* what the large products share */
     uint32_t rows_many, k_max;
     uint16_t *x_half, *w_half;
@@ -54,9 +60,9 @@ static bool context_ok(struct context *c, cudaError_t e, const char *what)
 #ifdef CAIRN_CUDA_HOST
 #define LAUNCH(c, kernel, grid, block, shared, ...)                                                          \
     ((c)->err ? (void)0                                                                                      \
-              : (void)context_ok(c, cuda_host_launch(#kernel, kernel, grid, block, shared, (c)->stream,      \
-                                                     __VA_ARGS__),                                           \
-                                 #kernel))
+              : (void)context_ok(                                                                            \
+                    c, cuda_host_launch(#kernel, kernel, grid, block, shared, (c)->stream, __VA_ARGS__),     \
+                    #kernel))
 #else
 template <typename... P, typename... A>
 static cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t s,
@@ -70,9 +76,8 @@ static cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t sh
     return cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
 }
 #define LAUNCH(c, kernel, grid, block, shared, ...)                                                          \
-    ((c)->err                                                                                                \
-         ? (void)0                                                                                           \
-         : (void)context_ok(c, launch(kernel, grid, block, shared, (c)->stream, __VA_ARGS__), #kernel))
+    ((c)->err ? (void)0                                                                                      \
+              : (void)context_ok(c, launch(kernel, grid, block, shared, (c)->stream, __VA_ARGS__), #kernel))
 #endif
 
 static void *context_memory(struct context *c, size_t n, size_t size)
@@ -121,7 +126,8 @@ static void context_copy_in(struct context *c, void *to, const void *from, size_
 static void context_copy_out(struct context *c, void *to, const void *from, size_t n)
 {
     if (!c->err && n)
-        context_ok(c, cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost, c->stream), "copy from the device");
+        context_ok(c, cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost, c->stream),
+                   "copy from the device");
 }
 static void context_wait(struct context *c)
 {
@@ -191,7 +197,8 @@ static struct matrix matrix_upload(struct context *c, const struct device_matrix
     w.k = m->k;
     w.pitch = ((size_t)n_blocks * (bytes - extra) + 15) / 16 * 16;
     w.extra_pitch = (size_t)n_blocks * extra;
-    uint8_t *q = context_array<uint8_t>(c, w.pitch * m->n), *e = context_array<uint8_t>(c, w.extra_pitch * m->n);
+    uint8_t *q = context_array<uint8_t>(c, w.pitch * m->n),
+            *e = context_array<uint8_t>(c, w.extra_pitch * m->n);
     w.q = q;
     w.extra = e;
     if (c->err)
@@ -209,8 +216,8 @@ static struct matrix matrix_upload(struct context *c, const struct device_matrix
         uint32_t n = m->n - first < at_once ? m->n - first : at_once;
         context_copy_in(c, staging, (const uint8_t *)m->bytes + first * row, n * row);
         LAUNCH(c, repack, dim3((n_blocks + 127) / 128, n < 65535 ? n : 65535), dim3(128), 0, staging,
-               q + first * w.pitch, w.pitch, e + first * w.extra_pitch, w.extra_pitch, n, n_blocks, bytes, extra,
-               m->type == T_Q6_K ? 208u : 0u);
+               q + first * w.pitch, w.pitch, e + first * w.extra_pitch, w.extra_pitch, n, n_blocks, bytes,
+               extra, m->type == T_Q6_K ? 208u : 0u);
     }
     return w;
 }
@@ -279,21 +286,23 @@ static void product_few(struct context *c, const struct planes *x, uint32_t rows
 /* ---- products of many rows */
 
 /* c->x_half is made from rows of floats; `rows` of them, the rest up to rows_many zeros. */
-static void half_rows(struct context *c, int mode, const float *a, const float *b, uint32_t lda, uint32_t rows,
-                      uint32_t k, float eps)
+static void half_rows(struct context *c, int mode, const float *a, const float *b, uint32_t lda,
+                      uint32_t rows, uint32_t k, float eps)
 {
     dim3 grid(c->rows_many), block(ROW_THREADS);
     if (mode == PREPARE_NORM)
-        LAUNCH(c, (rows_to_half<PREPARE_NORM>), grid, block, 0, a, b, lda, rows, k, eps, c->x_half, c->x_scale);
+        LAUNCH(c, (rows_to_half<PREPARE_NORM>), grid, block, 0, a, b, lda, rows, k, eps, c->x_half,
+               c->x_scale);
     else if (mode == PREPARE_SWIGLU)
         LAUNCH(c, (rows_to_half<PREPARE_SWIGLU>), grid, block, 0, a, b, lda, rows, k, eps, c->x_half,
                c->x_scale);
     else
-        LAUNCH(c, (rows_to_half<PREPARE_COPY>), grid, block, 0, a, a, lda, rows, k, eps, c->x_half, c->x_scale);
+        LAUNCH(c, (rows_to_half<PREPARE_COPY>), grid, block, 0, a, a, lda, rows, k, eps, c->x_half,
+               c->x_scale);
 }
 /* y [rows, ld] = W x_half, a panel of outputs at a time. */
-static void product_many(struct context *c, const struct matrix *w, const float *bias, uint32_t rows, bool gelu,
-                         bool add, float *y, uint32_t ld)
+static void product_many(struct context *c, const struct matrix *w, const float *bias, uint32_t rows,
+                         bool gelu, bool add, float *y, uint32_t ld)
 {
     bool in_place = w->type == T_F16 && w->pitch % 16 == 0;
     size_t fits = PANEL_BYTES / 2 / w->k / 64 * 64;
@@ -314,14 +323,14 @@ static void product_many(struct context *c, const struct matrix *w, const float 
             ldw = w->k;
         }
         const float one = 1, zero = 0;
-        if (!c->err &&
-            cublasGemmEx(c->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)n, (int)c->rows_many, (int)w->k, &one, weights,
-                         CUDA_R_16F, (int)ldw, c->x_half, CUDA_R_16F, (int)w->k, &zero, c->sums, CUDA_R_32F,
-                         PANEL_OUTPUTS, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
+        if (!c->err && cublasGemmEx(c->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)n, (int)c->rows_many, (int)w->k,
+                                    &one, weights, CUDA_R_16F, (int)ldw, c->x_half, CUDA_R_16F, (int)w->k,
+                                    &zero, c->sums, CUDA_R_32F, PANEL_OUTPUTS, CUBLAS_COMPUTE_32F,
+                                    CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
             context_fail(c, DEVICE_LOST, "cublasGemmEx", "it refuses");
         LAUNCH(c, finish, dim3((n + ROW_THREADS - 1) / ROW_THREADS, rows), dim3(ROW_THREADS), 0, c->sums,
-               (uint32_t)PANEL_OUTPUTS, c->x_scale, bias ? bias + first : NULL, n, (uint32_t)gelu, (uint32_t)add,
-               y + first, ld);
+               (uint32_t)PANEL_OUTPUTS, c->x_scale, bias ? bias + first : NULL, n, (uint32_t)gelu,
+               (uint32_t)add, y + first, ld);
     }
 }
 
@@ -337,10 +346,18 @@ static void attention_tiles(struct context *c, const struct attend_tile_args *a,
     else                                                                                                     \
         LAUNCH(c, (attend_tile<D, false>), grid, block, 0, *a)
     switch (d32) {
-    case 1: TILE(1); break;
-    case 2: TILE(2); break;
-    case 3: TILE(3); break;
-    case 4: TILE(4); break;
+    case 1:
+        TILE(1);
+        break;
+    case 2:
+        TILE(2);
+        break;
+    case 3:
+        TILE(3);
+        break;
+    case 4:
+        TILE(4);
+        break;
     }
 #undef TILE
 }
@@ -350,17 +367,25 @@ static uint32_t chunk_heads(uint32_t group)
     return (group + chunks - 1) / chunks;
 }
 /* splits: as many as any of these rows may need. */
-static void attention_rows(struct context *c, const struct attend_rows_args *a, uint32_t rows, uint32_t splits,
-                           struct planes *out)
+static void attention_rows(struct context *c, const struct attend_rows_args *a, uint32_t rows,
+                           uint32_t splits, struct planes *out)
 {
     uint32_t group = a->n_head / a->pool.n_kv_head, heads = chunk_heads(group),
              width = a->n_head * a->pool.head_dim, warps = ROW_THREADS / 32;
     dim3 grid(splits, a->pool.n_kv_head * ((group + heads - 1) / heads), rows), block(ATTEND_THREADS);
     switch (heads) {
-    case 1: LAUNCH(c, (attend_rows<1>), grid, block, 0, *a); break;
-    case 2: LAUNCH(c, (attend_rows<2>), grid, block, 0, *a); break;
-    case 3: LAUNCH(c, (attend_rows<3>), grid, block, 0, *a); break;
-    case 4: LAUNCH(c, (attend_rows<4>), grid, block, 0, *a); break;
+    case 1:
+        LAUNCH(c, (attend_rows<1>), grid, block, 0, *a);
+        break;
+    case 2:
+        LAUNCH(c, (attend_rows<2>), grid, block, 0, *a);
+        break;
+    case 3:
+        LAUNCH(c, (attend_rows<3>), grid, block, 0, *a);
+        break;
+    case 4:
+        LAUNCH(c, (attend_rows<4>), grid, block, 0, *a);
+        break;
     }
     LAUNCH(c, combine, dim3(((width + 31) / 32 + warps - 1) / warps, rows), dim3(ROW_THREADS), 0, *a, *out);
 }

@@ -33,7 +33,10 @@ static inline void mma_16816(float c[4], const uint32_t a[4], const uint32_t b[2
     extern __shared__ __align__(16) unsigned char shared_dynamic[];                                          \
     type *name = (type *)shared_dynamic
 
-static __device__ __forceinline__ float half_to_float(uint16_t h) { return __half2float(__ushort_as_half(h)); }
+static __device__ __forceinline__ float half_to_float(uint16_t h)
+{
+    return __half2float(__ushort_as_half(h));
+}
 static __device__ __forceinline__ uint16_t float_to_half(float f)
 {
     return __half_as_ushort(__float2half_rn(f));

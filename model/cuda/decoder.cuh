@@ -121,7 +121,8 @@ static int device_decoder_open(struct device_decoder **out, const struct device_
     if (!c->err)
         d->embedding = matrix_upload(c, &h->embedding, staging);
     if (!c->err)
-        d->output = h->output.bytes == h->embedding.bytes ? d->embedding : matrix_upload(c, &h->output, staging);
+        d->output =
+            h->output.bytes == h->embedding.bytes ? d->embedding : matrix_upload(c, &h->output, staging);
     if (!c->err) {
         d->output_norm = context_upload(c, h->output_norm, h->n_embd);
         d->rope_step = context_upload(c, h->rope_step, h->n_rope / 2);
@@ -153,8 +154,8 @@ static int device_decoder_open(struct device_decoder **out, const struct device_
     d->chosen = context_array<int32_t>(c, few);
     d->tiles = context_array<struct tile>(c, rows);
     d->choices = context_array<struct device_choice>(c, few);
-    d->host_ints = (int32_t *)calloc(4 * (size_t)rows, sizeof(int32_t));      /* the module's */
-    d->host_tiles = (struct tile *)calloc(rows, sizeof *d->host_tiles);       /* the module's */
+    d->host_ints = (int32_t *)calloc(4 * (size_t)rows, sizeof(int32_t)); /* the module's */
+    d->host_tiles = (struct tile *)calloc(rows, sizeof *d->host_tiles);  /* the module's */
     if (!d->host_ints || !d->host_tiles)
         context_fail(c, DEVICE_NO_MEMORY, "memory", "host");
     d->pool.n_kv_head = h->n_kv_head;
@@ -163,7 +164,8 @@ static int device_decoder_open(struct device_decoder **out, const struct device_
     int32_t *tables = context_array<int32_t>(c, (size_t)d->h.slots_max * d->pool.ld);
     d->pool.tables = tables;
     if (!c->err) {
-        size_t page = (size_t)2 * kv_dim * DEVICE_PAGE * sizeof(uint16_t) * h->n_layer, available = 0, total = 0;
+        size_t page = (size_t)2 * kv_dim * DEVICE_PAGE * sizeof(uint16_t) * h->n_layer, available = 0,
+               total = 0;
         d->pool.n_pages = h->n_pages;
         if (!h->n_pages && context_ok(c, cudaMemGetInfo(&available, &total), "memory")) {
             size_t fits = available / 2 / page, most = (size_t)d->h.slots_max * d->pool.ld;
@@ -175,7 +177,8 @@ static int device_decoder_open(struct device_decoder **out, const struct device_
     }
     if (!c->err) { /* what a pass reads but the first ones have not written: NaN would live on in sums */
         context_ok(c, cudaMemsetAsync(d->chosen, 0, few * sizeof(int32_t), c->stream), "memset");
-        context_ok(c, cudaMemsetAsync(tables, 0xff, (size_t)d->h.slots_max * d->pool.ld * 4, c->stream), "memset");
+        context_ok(c, cudaMemsetAsync(tables, 0xff, (size_t)d->h.slots_max * d->pool.ld * 4, c->stream),
+                   "memset");
     }
     context_wait(c);
     if (!c->err) {
@@ -267,7 +270,8 @@ static void run_few(struct device_decoder *d, uint32_t rows, uint32_t splits, en
     embed_rows(d, rows);
     for (uint32_t i = 0; i < h->n_layer; i++) {
         struct decoder_layer *l = &d->layers[i];
-        prepare_rows(c, PREPARE_NORM, d->x, l->attn_norm, h->n_embd, NULL, rows, h->n_embd, h->eps, &d->narrow);
+        prepare_rows(c, PREPARE_NORM, d->x, l->attn_norm, h->n_embd, NULL, rows, h->n_embd, h->eps,
+                     &d->narrow);
         struct gemv_job qkv[3] = {few_job(&l->q, l->q_bias, d->q, q_dim, false),
                                   few_job(&l->k, l->k_bias, d->k, kv_dim, false),
                                   few_job(&l->v, l->v_bias, d->v, kv_dim, false)};
@@ -277,7 +281,8 @@ static void run_few(struct device_decoder *d, uint32_t rows, uint32_t splits, en
         attention_rows(c, &a, rows, splits, &d->narrow);
         struct gemv_job o = few_job(&l->o, l->o_bias, d->x, h->n_embd, true);
         product_few(c, &d->narrow, rows, &o, 1);
-        prepare_rows(c, PREPARE_NORM, d->x, l->ffn_norm, h->n_embd, NULL, rows, h->n_embd, h->eps, &d->narrow);
+        prepare_rows(c, PREPARE_NORM, d->x, l->ffn_norm, h->n_embd, NULL, rows, h->n_embd, h->eps,
+                     &d->narrow);
         struct gemv_job ff[2] = {few_job(&l->gate, NULL, d->gate, h->n_ff, false),
                                  few_job(&l->up, NULL, d->up, h->n_ff, false)};
         product_few(c, &d->narrow, rows, ff, 2);
@@ -368,7 +373,8 @@ static const char *step_refusal(const struct device_decoder *d, const struct dev
         if (s->positions[r] < 0 || (uint32_t)s->positions[r] >= d->h.n_ctx ||
             (uint32_t)s->positions[r] / DEVICE_PAGE >= s->tables_ld)
             return "a row's position is beyond its table";
-        int32_t page = s->tables[(size_t)s->slots[r] * s->tables_ld + (uint32_t)s->positions[r] / DEVICE_PAGE];
+        int32_t page =
+            s->tables[(size_t)s->slots[r] * s->tables_ld + (uint32_t)s->positions[r] / DEVICE_PAGE];
         if (page < 0 || (uint32_t)page >= d->pool.n_pages)
             return "a row has no page to write to";
         if (s->tokens[r] < DEVICE_CHOSEN || s->tokens[r] >= (int32_t)d->h.n_vocab ||
@@ -482,8 +488,8 @@ static int device_decoder_step(struct device_decoder *d, const struct device_ste
     }
     context_ok(c, cudaSetDevice(0), "cudaSetDevice");
     for (uint32_t i = 0; i < s->n_slots && !c->err; i++)
-        context_copy_in(c, (int32_t *)d->pool.tables + (size_t)i * d->pool.ld, s->tables + (size_t)i * s->tables_ld,
-                        s->tables_ld * sizeof(int32_t));
+        context_copy_in(c, (int32_t *)d->pool.tables + (size_t)i * d->pool.ld,
+                        s->tables + (size_t)i * s->tables_ld, s->tables_ld * sizeof(int32_t));
     uint32_t few = s->n_rows - s->n_many, out = 0;
     for (uint32_t first = 0; first < s->n_rows && !c->err;) {
         bool many = first >= few;

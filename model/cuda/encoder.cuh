@@ -96,8 +96,8 @@ static int device_encoder_open(struct device_encoder **out, const struct device_
         return DEVICE_NO_MEMORY;
     }
     struct context *c = &e->c;
-    if (!h->n_head || h->dim % h->n_head || h->dim / h->n_head % 8 || h->dim / h->n_head > 128 || !h->tokens_max ||
-        !h->layers)
+    if (!h->n_head || h->dim % h->n_head || h->dim / h->n_head % 8 || h->dim / h->n_head > 128 ||
+        !h->tokens_max || !h->layers)
         context_fail(c, DEVICE_UNSUPPORTED, "model", "heads are multiples of 8 and at most 128 wide");
     e->n_layer = h->n_layer;
     e->dim = h->dim;
@@ -157,8 +157,8 @@ static int device_encoder_open(struct device_encoder **out, const struct device_
 
 /* y = W x + b over all n rows, rows_many at a time. */
 static void encoder_product(struct device_encoder *e, const float *x, uint32_t n, uint32_t k,
-                            const struct encoder_dense *const *jobs, float *const *y, uint32_t n_jobs, bool gelu,
-                            bool add)
+                            const struct encoder_dense *const *jobs, float *const *y, uint32_t n_jobs,
+                            bool gelu, bool add)
 {
     struct context *c = &e->c;
     for (uint32_t first = 0; first < n && !c->err; first += c->rows_many) {
@@ -169,8 +169,8 @@ static void encoder_product(struct device_encoder *e, const float *x, uint32_t n
                          jobs[j]->w.n);
     }
 }
-static void encoder_embed(struct device_encoder *e, const struct matrix *table, const int32_t *ids, uint32_t n,
-                          bool add)
+static void encoder_embed(struct device_encoder *e, const struct matrix *table, const int32_t *ids,
+                          uint32_t n, bool add)
 {
     struct context *c = &e->c;
 #define EMBED(TYPE)                                                                                          \
@@ -201,8 +201,9 @@ static int device_encoder_forward(struct device_encoder *e, const int32_t *ids, 
         }
         host[3 * rows + s] = (int32_t)n;
         for (size_t at = 0; at < lens[s]; at += TILE_QUERIES) {
-            struct tile t = {(int32_t)(n + at), (int32_t)(lens[s] - at < TILE_QUERIES ? lens[s] - at : TILE_QUERIES),
-                             (int32_t)n, (int32_t)lens[s]};
+            struct tile t = {(int32_t)(n + at),
+                             (int32_t)(lens[s] - at < TILE_QUERIES ? lens[s] - at : TILE_QUERIES), (int32_t)n,
+                             (int32_t)lens[s]};
             e->host_tiles[n_tiles++] = t;
         }
         for (size_t j = 0; j < lens[s]; j++, n++) {
@@ -229,7 +230,8 @@ static int device_encoder_forward(struct device_encoder *e, const int32_t *ids, 
     encoder_layernorm(e, &e->embedding_norm, n_rows);
     for (uint32_t i = 0; i < e->n_layer && !c->err; i++) {
         struct encoder_layer *l = &e->layers[i];
-        const struct encoder_dense *qkv[3] = {&l->q, &l->k, &l->v}, *o = &l->o, *up = &l->up, *down = &l->down;
+        const struct encoder_dense *qkv[3] = {&l->q, &l->k, &l->v}, *o = &l->o, *up = &l->up,
+                                   *down = &l->down;
         float *to[3] = {e->q, e->k, e->v};
         encoder_product(e, e->x, n_rows, dim, qkv, to, 3, false, false);
         struct attend_tile_args a = {};
@@ -252,8 +254,8 @@ static int device_encoder_forward(struct device_encoder *e, const int32_t *ids, 
     if (take == DEVICE_TAKE_ALL) {
         context_copy_out(c, out, e->x, n * dim * sizeof *out);
     } else {
-        LAUNCH(c, pool_rows, dim3((uint32_t)n_seqs, (dim + ROW_THREADS - 1) / ROW_THREADS), dim3(ROW_THREADS), 0,
-               e->x, e->ints + 3 * rows, dim, (uint32_t)(take == DEVICE_TAKE_MEAN), e->pooled);
+        LAUNCH(c, pool_rows, dim3((uint32_t)n_seqs, (dim + ROW_THREADS - 1) / ROW_THREADS), dim3(ROW_THREADS),
+               0, e->x, e->ints + 3 * rows, dim, (uint32_t)(take == DEVICE_TAKE_MEAN), e->pooled);
         context_copy_out(c, out, e->pooled, n_seqs * dim * sizeof *out);
     }
     context_wait(c);

@@ -74,13 +74,19 @@ cairn_device_open(uint32_t abi, char *why, size_t why_len)
 {
     static char device[320];
     static const struct device_api api = {
-        DEVICE_ABI,          "cuda",
-        device,              device_error,
-        device_memory,       device_bandwidth,
-        device_decoder_open, device_decoder_close,
-        device_decoder_pages, device_decoder_step,
+        DEVICE_ABI,
+        "cuda",
+        device,
+        device_error,
+        device_memory,
+        device_bandwidth,
+        device_decoder_open,
+        device_decoder_close,
+        device_decoder_pages,
+        device_decoder_step,
         device_decoder_copy,
-        device_encoder_open, device_encoder_close,
+        device_encoder_open,
+        device_encoder_close,
         device_encoder_forward,
     };
     if (abi != DEVICE_ABI) {
@@ -96,7 +102,8 @@ cairn_device_open(uint32_t abi, char *why, size_t why_len)
     struct cudaDeviceProp prop;
     e = cudaGetDeviceProperties(&prop, 0);
     if (e != cudaSuccess || prop.major < 8) {
-        snprintf(why, why_len, "%s", e != cudaSuccess ? cudaGetErrorString(e) : "a device of sm_80 or later is needed");
+        snprintf(why, why_len, "%s",
+                 e != cudaSuccess ? cudaGetErrorString(e) : "a device of sm_80 or later is needed");
         return NULL;
     }
     snprintf(device, sizeof device, "%s, sm_%d%d, %zu MiB", prop.name, prop.major, prop.minor,

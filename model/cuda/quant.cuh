@@ -6,10 +6,9 @@
  *   F32 F16 BF16  the row, padded to 16 bytes                      -
  *   Q8_0          32 bytes per run of 32                           f16 d
  *   Q4_0 Q4_1     16 bytes of nibbles per run of 32                f16 d (Q4_1: and f16 m)
- *   Q5_0 Q5_1     the same                                         f16 d, u32 h as two u16 (Q5_1: f16 d, m, h)
- *   Q4_K Q5_K     the file's 144 or 176 bytes, which divide by 16  -
- *   Q6_K          208 bytes of the file's 210                      f16 d
- * A task is what one lane multiplies at a time: two runs of 16 weights. */
+ *   Q5_0 Q5_1     the same                                         f16 d, u32 h as two u16 (Q5_1: f16 d, m,
+ * h) Q4_K Q5_K     the file's 144 or 176 bytes, which divide by 16  - Q6_K          208 bytes of the file's
+ * 210                      f16 d A task is what one lane multiplies at a time: two runs of 16 weights. */
 #ifndef CAIRN_CUDA_QUANT_CUH
 #define CAIRN_CUDA_QUANT_CUH
 
@@ -43,26 +42,43 @@ static inline uint32_t type_block(uint32_t type)
 static inline uint32_t type_bytes(uint32_t type)
 {
     switch (type) {
-    case T_F32: return 4;
-    case T_F16: case T_BF16: return 2;
-    case T_Q4_0: return 18;
-    case T_Q4_1: return 20;
-    case T_Q5_0: return 22;
-    case T_Q5_1: return 24;
-    case T_Q8_0: return 34;
-    case T_Q4_K: return 144;
-    case T_Q5_K: return 176;
-    case T_Q6_K: return 210;
+    case T_F32:
+        return 4;
+    case T_F16:
+    case T_BF16:
+        return 2;
+    case T_Q4_0:
+        return 18;
+    case T_Q4_1:
+        return 20;
+    case T_Q5_0:
+        return 22;
+    case T_Q5_1:
+        return 24;
+    case T_Q8_0:
+        return 34;
+    case T_Q4_K:
+        return 144;
+    case T_Q5_K:
+        return 176;
+    case T_Q6_K:
+        return 210;
     }
     return 0;
 }
 static inline uint32_t type_extra(uint32_t type)
 {
     switch (type) {
-    case T_Q4_0: case T_Q8_0: case T_Q6_K: return 2;
-    case T_Q4_1: return 4;
-    case T_Q5_0: return 6;
-    case T_Q5_1: return 8;
+    case T_Q4_0:
+    case T_Q8_0:
+    case T_Q6_K:
+        return 2;
+    case T_Q4_1:
+        return 4;
+    case T_Q5_0:
+        return 6;
+    case T_Q5_1:
+        return 8;
     }
     return 0;
 }
@@ -185,7 +201,10 @@ DEVICE void load_runs(const uint8_t *q, const uint8_t *extra, uint32_t task, str
         r->d[1] = d * (float)scale[4];
     } else {
         v = load_stream(q + (size_t)task * 16);
-        const uint8_t *e = extra + (size_t)task * (TYPE == T_Q4_0 ? 2 : TYPE == T_Q4_1 ? 4 : TYPE == T_Q5_0 ? 6 : 8);
+        const uint8_t *e = extra + (size_t)task * (TYPE == T_Q4_0   ? 2
+                                                   : TYPE == T_Q4_1 ? 4
+                                                   : TYPE == T_Q5_0 ? 6
+                                                                    : 8);
         r->d[0] = r->d[1] = half_to_float((uint16_t)load_u16(e));
         if (traits<TYPE>::minimum)
             r->m[0] = r->m[1] = half_to_float((uint16_t)load_u16(e + 2));
@@ -259,17 +278,39 @@ KERNEL void to_half(struct matrix w, uint32_t first, uint32_t n, uint16_t *out, 
 /* CALL(TYPE) for a type known at run time. */
 #define EACH_TYPE(type, CALL)                                                                                \
     switch (type) {                                                                                          \
-    case T_F32: CALL(T_F32); break;                                                                          \
-    case T_F16: CALL(T_F16); break;                                                                          \
-    case T_BF16: CALL(T_BF16); break;                                                                        \
-    case T_Q4_0: CALL(T_Q4_0); break;                                                                        \
-    case T_Q4_1: CALL(T_Q4_1); break;                                                                        \
-    case T_Q5_0: CALL(T_Q5_0); break;                                                                        \
-    case T_Q5_1: CALL(T_Q5_1); break;                                                                        \
-    case T_Q8_0: CALL(T_Q8_0); break;                                                                        \
-    case T_Q4_K: CALL(T_Q4_K); break;                                                                        \
-    case T_Q5_K: CALL(T_Q5_K); break;                                                                        \
-    case T_Q6_K: CALL(T_Q6_K); break;                                                                        \
+    case T_F32:                                                                                              \
+        CALL(T_F32);                                                                                         \
+        break;                                                                                               \
+    case T_F16:                                                                                              \
+        CALL(T_F16);                                                                                         \
+        break;                                                                                               \
+    case T_BF16:                                                                                             \
+        CALL(T_BF16);                                                                                        \
+        break;                                                                                               \
+    case T_Q4_0:                                                                                             \
+        CALL(T_Q4_0);                                                                                        \
+        break;                                                                                               \
+    case T_Q4_1:                                                                                             \
+        CALL(T_Q4_1);                                                                                        \
+        break;                                                                                               \
+    case T_Q5_0:                                                                                             \
+        CALL(T_Q5_0);                                                                                        \
+        break;                                                                                               \
+    case T_Q5_1:                                                                                             \
+        CALL(T_Q5_1);                                                                                        \
+        break;                                                                                               \
+    case T_Q8_0:                                                                                             \
+        CALL(T_Q8_0);                                                                                        \
+        break;                                                                                               \
+    case T_Q4_K:                                                                                             \
+        CALL(T_Q4_K);                                                                                        \
+        break;                                                                                               \
+    case T_Q5_K:                                                                                             \
+        CALL(T_Q5_K);                                                                                        \
+        break;                                                                                               \
+    case T_Q6_K:                                                                                             \
+        CALL(T_Q6_K);                                                                                        \
+        break;                                                                                               \
     }
 
 #endif

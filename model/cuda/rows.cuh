@@ -90,8 +90,8 @@ KERNEL void rope_store(float *q, const float *k, const float *v, const float2 *t
         /* what is not turned keeps its place: pairs beyond n_pairs are (2i, 2i + 1) */
         bool turned = i < n_pairs;
         uint32_t first = turned && halves ? i : 2 * i, second = turned && halves ? i + n_pairs : 2 * i + 1;
-        const float *from = is_key ? k + ((size_t)row * pool.n_kv_head + kv) * hd
-                                   : q + ((size_t)row * n_head + head) * hd;
+        const float *from =
+            is_key ? k + ((size_t)row * pool.n_kv_head + kv) * hd : q + ((size_t)row * n_head + head) * hd;
         float a = from[first], b = from[second];
         if (turned) {
             float2 t = turn[(size_t)row * n_pairs + i];
@@ -120,7 +120,8 @@ KERNEL void rope_store(float *q, const float *k, const float *v, const float2 *t
 }
 
 /* Rows as halves for a large product, scaled by a power of two so that no activation leaves the range of a
- * half; undone by finish(). Modes as in prepare(). Grid (rows of the product); rows from n on become zeros. */
+ * half; undone by finish(). Modes as in prepare(). Grid (rows of the product); rows from n on become zeros.
+ */
 template <int MODE>
 KERNEL void rows_to_half(const float *a, const float *b, uint32_t lda, uint32_t n, uint32_t k, float eps,
                          uint16_t *out, float *scales)
@@ -207,8 +208,7 @@ KERNEL void layernorm(float *x, const float *w, const float *b, uint32_t n, floa
     layernorm_row(x + (size_t)blockIdx.x * n, w, b, n, eps, scratch);
 }
 /* One table after the other, then the norm. */
-template <int TYPE>
-KERNEL void embed_add(struct matrix w, const int32_t *ids, float *x, uint32_t add)
+template <int TYPE> KERNEL void embed_add(struct matrix w, const int32_t *ids, float *x, uint32_t add)
 {
     uint32_t id = (uint32_t)ids[blockIdx.x];
     table_row<TYPE>(&w, id < w.n ? id : 0, x + (size_t)blockIdx.x * w.k, add != 0);
@@ -255,8 +255,8 @@ DEVICE float logit_weight(float v, float best, const struct device_choice *c)
 }
 /* The largest t such that the weights at or above t hold `want` of the mass (by_count: number `want`):
  * bisection over the bits of a positive float, so nothing is sorted; equals of t stay together. */
-DEVICE float weight_floor(const float *x, uint32_t n, float best, const struct device_choice *c, float at_least,
-                          double want, bool by_count, double *scratch)
+DEVICE float weight_floor(const float *x, uint32_t n, float best, const struct device_choice *c,
+                          float at_least, double want, bool by_count, double *scratch)
 {
     uint32_t lo = 0, hi = __float_as_uint(1.0f);
     while (hi - lo >= 1) {
@@ -276,8 +276,8 @@ DEVICE float weight_floor(const float *x, uint32_t n, float best, const struct d
     return __uint_as_float(lo);
 }
 
-KERNEL void __launch_bounds__(CHOOSE_THREADS)
-    choose(const float *logits, uint32_t n_vocab, uint32_t n, const struct device_choice *choices, int32_t *chosen)
+KERNEL void __launch_bounds__(CHOOSE_THREADS) choose(const float *logits, uint32_t n_vocab, uint32_t n,
+                                                     const struct device_choice *choices, int32_t *chosen)
 {
     SHARED(double, scratch, 32);
     SHARED(uint32_t, best_order, 32);

@@ -1,11 +1,12 @@
-/* door.cu - single kernels with pointers of the host, for tests: built into a module beside the real table. */
+/* door.cu - single kernels with pointers of the host, for tests: built into a module beside the real table.
+ */
 #include "../../model/cuda/module.cu"
 
 #define DOOR extern "C" __attribute__((visibility("default")))
 
 /* y [rows, ld] of rows of x [rows, k], through the kernels for few or for many rows. */
-DOOR int door_product(const struct device_matrix *m, const float *x, uint32_t rows, int many, const float *bias,
-                      int gelu, int add, float *y, uint32_t ld)
+DOOR int door_product(const struct device_matrix *m, const float *x, uint32_t rows, int many,
+                      const float *bias, int gelu, int add, float *y, uint32_t ld)
 {
     struct context c = {};
     context_open(&c, 0, m->k);
@@ -31,8 +32,8 @@ DOOR int door_product(const struct device_matrix *m, const float *x, uint32_t ro
     return c.err;
 }
 
-DOOR int door_choose(const float *logits, uint32_t n_vocab, uint32_t n_valid, const struct device_choice *choices,
-                     uint32_t rows, int32_t *chosen)
+DOOR int door_choose(const float *logits, uint32_t n_vocab, uint32_t n_valid,
+                     const struct device_choice *choices, uint32_t rows, int32_t *chosen)
 {
     struct context c = {};
     context_open(&c, 0, 64);

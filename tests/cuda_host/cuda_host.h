@@ -50,7 +50,8 @@ struct alignas(8) float2 {
 
 /* ---- inside a kernel */
 void cuda_host_barrier();
-/* Every lane of the warp gives n <= 32 bytes, and sees those of all: lane i's at 32 i, until its next call. */
+/* Every lane of the warp gives n <= 32 bytes, and sees those of all: lane i's at 32 i, until its next call.
+ */
 enum cuda_host_meeting { CUDA_HOST_SYNC, CUDA_HOST_XOR, CUDA_HOST_LANE, CUDA_HOST_MMA };
 const unsigned char *cuda_host_gather(const void *mine, size_t n, enum cuda_host_meeting what);
 void *cuda_host_shared(const void *key, size_t bytes);
@@ -107,7 +108,12 @@ void cuda_host_mma_16816(float c[4], const uint32_t a[4], const uint32_t b[2]);
 
 /* ---- the runtime */
 typedef int cudaError_t;
-enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorNoDevice = 100, cudaErrorLaunchFailure = 719 };
+enum {
+    cudaSuccess = 0,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorNoDevice = 100,
+    cudaErrorLaunchFailure = 719
+};
 typedef struct cuda_host_stream *cudaStream_t;
 typedef struct cuda_host_graph *cudaGraph_t;
 typedef struct cuda_host_graph *cudaGraphExec_t;

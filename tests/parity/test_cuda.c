@@ -2,9 +2,9 @@
  * here: every weight type, shapes of heads, windows, splits and batches, the choice of tokens, the encoder.
  *
  * The module is argv[1], or what device_find() finds. Over the host emulation (tests/cuda_host) each thing is
- * done once more with threads and blocks in other orders, where a missing barrier shows as another result, and
- * with a device that fails. Over a real one the same tests say whether the hardware agrees; without either:
- * SKIP. */
+ * done once more with threads and blocks in other orders, where a missing barrier shows as another result,
+ * and with a device that fails. Over a real one the same tests say whether the hardware agrees; without
+ * either: SKIP. */
 #include "check.h"
 #include "device_host.h"
 #include "ops.h"
@@ -66,12 +66,21 @@ static bool is_float(enum tensor_type t) { return t == TENSOR_F32 || t == TENSOR
 static uint8_t *weights(enum tensor_type t, size_t n, size_t k, uint64_t *seed)
 {
     static const uint16_t scales[][2] = {
-        [TENSOR_F16] = {0x2800, 0},      [TENSOR_BF16] = {0x3d00, 0},     [TENSOR_Q4_0] = {0x2000, 0},
-        [TENSOR_Q4_1] = {0x2000, 0xab80}, [TENSOR_Q5_0] = {0x1c00, 0},     [TENSOR_Q5_1] = {0x1c00, 0xabc0},
-        [TENSOR_Q8_0] = {0x1000, 0},      [TENSOR_Q4_K] = {0x0c00, 0x1800}, [TENSOR_Q5_K] = {0x0800, 0x1800},
-        [TENSOR_Q6_K] = {0x0400, 0},
+        [TENSOR_F16] = {0x2800, 0     },
+          [TENSOR_BF16] = {0x3d00, 0     },
+          [TENSOR_Q4_0] = {0x2000, 0     },
+        [TENSOR_Q4_1] = {0x2000, 0xab80},
+          [TENSOR_Q5_0] = {0x1c00, 0     },
+          [TENSOR_Q5_1] = {0x1c00, 0xabc0},
+        [TENSOR_Q8_0] = {0x1000, 0     },
+          [TENSOR_Q4_K] = {0x0c00, 0x1800},
+          [TENSOR_Q5_K] = {0x0800, 0x1800},
+        [TENSOR_Q6_K] = {0x0400, 0     },
     };
-    size_t total = tensor_type_bytes(t, k) * n, block = is_float(t) ? 1 : t >= TENSOR_Q4_K ? 256 : 32,
+    size_t total = tensor_type_bytes(t, k) * n,
+           block = is_float(t)        ? 1
+                   : t >= TENSOR_Q4_K ? 256
+                                      : 32,
            size = tensor_type_bytes(t, block);
     CHECK(total > 0);
     uint8_t *w = malloc(total);
@@ -100,7 +109,7 @@ static void products_agree(void **state)
     uint64_t seed = 3;
     for (size_t t = 0; t < N_TYPES; t++)
         for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++) {
-            uint32_t rows = counts[c], k = is_float(types[t])          ? 301 - (uint32_t)c
+            uint32_t rows = counts[c], k = is_float(types[t])        ? 301 - (uint32_t)c
                                            : types[t] >= TENSOR_Q4_K ? 512
                                                                      : 32 * (3 + 7 * (uint32_t)c % 17);
             uint8_t *bytes = weights(types[t], N, k, &seed);
@@ -114,7 +123,8 @@ static void products_agree(void **state)
                                .bytes = bytes};
             struct device_matrix m = {.type = (uint32_t)types[t], .n = N, .k = k, .bytes = bytes};
             struct compute scalar;
-            CHECK_OK(compute_init(&scalar, &(struct model_opts){.backend = BACKEND_SCALAR}, rows, k, 16, &why));
+            CHECK_OK(
+                compute_init(&scalar, &(struct model_opts){.backend = BACKEND_SCALAR}, rows, k, 16, &why));
             for (int mode = 0; mode < 3; mode++)
                 for (int many = 0; many < 2; many++) {
                     static float want[40 * LD], got[40 * LD];
@@ -168,7 +178,8 @@ static void a_row_does_not_depend_on_its_company(void **state)
             OK(door_product(&m, x, ROWS, many, NULL, 0, 0, together, LD));
             for (uint32_t from = 0; from < ROWS; from += 1 + from % 3) {
                 uint32_t n = 1 + from % 3 < ROWS - from ? 1 + from % 3 : ROWS - from;
-                OK(door_product(&m, x + (size_t)from * K, n, many, NULL, 0, 0, alone + (size_t)from * LD, LD));
+                OK(door_product(&m, x + (size_t)from * K, n, many, NULL, 0, 0, alone + (size_t)from * LD,
+                                LD));
             }
             for (size_t r = 0; r < ROWS; r++)
                 for (size_t i = 0; i < N; i++) {
@@ -403,14 +414,14 @@ static void run(struct device_decoder *d, const int32_t *tokens, size_t at, size
 }
 
 static const struct shape shapes[] = {
-    {4, 4, 32, 32, 0, 0, TENSOR_F32},   /* as many keys as queries */
-    {3, 1, 64, 64, 0, 0, TENSOR_Q8_0},  /* SmolLM2's group of 3 */
-    {6, 1, 16, 8, 0, 1, TENSOR_F16},    /* Qwen2's group of 6, partly turned, biases */
-    {8, 2, 8, 8, 70, 0, TENSOR_Q4_0},   /* a window, the smallest heads */
-    {7, 1, 128, 128, 0, 1, TENSOR_F16}, /* a group of 7 */
-    {4, 2, 96, 96, 300, 1, TENSOR_Q5_1}, /* heads that are no power of two, a window over the split */
-    {2, 1, 160, 160, 0, 0, TENSOR_F16}, /* too wide for the tiles */
-    {5, 1, 256, 256, 90, 1, TENSOR_BF16},
+    {4, 4, 32,  32,  0,   0, TENSOR_F32 }, /* as many keys as queries */
+    {3, 1, 64,  64,  0,   0, TENSOR_Q8_0}, /* SmolLM2's group of 3 */
+    {6, 1, 16,  8,   0,   1, TENSOR_F16 }, /* Qwen2's group of 6, partly turned, biases */
+    {8, 2, 8,   8,   70,  0, TENSOR_Q4_0}, /* a window, the smallest heads */
+    {7, 1, 128, 128, 0,   1, TENSOR_F16 }, /* a group of 7 */
+    {4, 2, 96,  96,  300, 1, TENSOR_Q5_1}, /* heads that are no power of two, a window over the split */
+    {2, 1, 160, 160, 0,   0, TENSOR_F16 }, /* too wide for the tiles */
+    {5, 1, 256, 256, 90,  1, TENSOR_BF16},
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
@@ -510,7 +521,8 @@ static void a_sequence_does_not_depend_on_its_company(void **state)
                                                   .n_wanted = row,
                                                   .logits = together}));
     for (uint32_t r = 0; r < row; r++)
-        CHECK(memcmp(together + (size_t)r * VOCAB, alone + (size_t)order[r] * VOCAB, VOCAB * sizeof(float)) == 0);
+        CHECK(memcmp(together + (size_t)r * VOCAB, alone + (size_t)order[r] * VOCAB, VOCAB * sizeof(float)) ==
+              0);
     api->decoder_close(d);
     model_release(&m);
 }
@@ -545,8 +557,16 @@ static void steps_that_break_the_rules_are_refused(void **state)
     CHECK_I64_EQ(api->decoder_step(d, &s), DEVICE_BAD_CALL);
     const struct {
         int32_t *what, value;
-    } lies[] = {{&token, VOCAB}, {&token, -2},    {&position, CTX}, {&position, 64}, {&position, -1},
-                {&slot, 1},      {&table[0], 40}, {&table[0], -1}};
+    } lies[] = {
+        {&token,    VOCAB},
+        {&token,    -2   },
+        {&position, CTX  },
+        {&position, 64   },
+        {&position, -1   },
+        {&slot,     1    },
+        {&table[0], 40   },
+        {&table[0], -1   }
+    };
     for (size_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {
         int32_t was = *lies[i].what;
         *lies[i].what = lies[i].value;
@@ -582,14 +602,21 @@ static void tokens_are_chosen_as_the_sampler_chooses(void **state)
     static float logits[ROWS * V], scratch[V];
     static const struct {
         float temperature, top_p, min_p;
-    } ways[] = {{0, 0, 0}, {0.8f, 0, 0}, {1.2f, 0.9f, 0}, {0.7f, 0.5f, 0.02f}, {1, 0, 0.3f}, {0.01f, 0.99f, 0}};
+    } ways[] = {
+        {0,     0,     0    },
+        {0.8f,  0,     0    },
+        {1.2f,  0.9f,  0    },
+        {0.7f,  0.5f,  0.02f},
+        {1,     0,     0.3f },
+        {0.01f, 0.99f, 0    }
+    };
     uint64_t seed = 77;
     struct device_choice choices[ROWS];
     int32_t got[ROWS], want[ROWS];
     for (size_t i = 0; i < ROWS * V; i++)
         logits[i] = uniform(&seed) * 8;
     for (size_t r = 0; r < ROWS; r++)
-        logits[r * V + VALID + 3] = 100; /* beyond the tokenizer */
+        logits[r * V + VALID + 3] = 100;           /* beyond the tokenizer */
     logits[2 * V + 5] = logits[2 * V + 2000] = 50; /* equals: the lower id */
     logits[3 * V] = NAN;
     for (size_t i = 0; i < V; i++)
@@ -688,7 +715,8 @@ struct bert {
 };
 static struct device_dense random_dense(struct bert *b, uint32_t n, uint32_t k, uint64_t *seed)
 {
-    return (struct device_dense){random_matrix(&b->owner, n, k, seed), own(&b->owner, floats(n, 0.1f, 0, seed))};
+    return (struct device_dense){random_matrix(&b->owner, n, k, seed),
+                                 own(&b->owner, floats(n, 0.1f, 0, seed))};
 }
 static struct device_norm random_norm(struct bert *b, uint64_t *seed)
 {
@@ -713,7 +741,8 @@ static void bert_forward(const struct bert *b, const int32_t *ids, const int32_t
 {
     double *x = doubles(rows * E_DIM), *q = doubles(rows * E_DIM), *k = doubles(rows * E_DIM),
            *v = doubles(rows * E_DIM), *mixed = doubles(rows * E_DIM), *inner = doubles(rows * E_FF);
-    float *words = dense(&b->desc.words), *places = dense(&b->desc.positions), *types_ = dense(&b->desc.types);
+    float *words = dense(&b->desc.words), *places = dense(&b->desc.positions),
+          *types_ = dense(&b->desc.types);
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < E_DIM; i++)
             x[r * E_DIM + i] = (double)words[(size_t)ids[r] * E_DIM + i] + (double)places[r * E_DIM + i] +
@@ -760,20 +789,21 @@ static void check_encoders(size_t n_types)
                                                             .down = random_dense(&b, E_DIM, E_FF, &seed),
                                                             .attn_norm = random_norm(&b, &seed),
                                                             .out_norm = random_norm(&b, &seed)};
-            b.desc = (struct device_encoder_desc){.n_layer = LAYERS,
-                                                  .dim = E_DIM,
-                                                  .n_head = n_head,
-                                                  .n_ff = E_FF,
-                                                  .n_vocab = E_VOCAB,
-                                                  .n_positions = E_POSITIONS,
-                                                  .n_types = 2,
-                                                  .tokens_max = 300,
-                                                  .eps = 1e-6f,
-                                                  .words = random_matrix(&b.owner, E_VOCAB, E_DIM, &seed),
-                                                  .positions = random_matrix(&b.owner, E_POSITIONS, E_DIM, &seed),
-                                                  .types = random_matrix(&b.owner, 2, E_DIM, &seed),
-                                                  .embedding_norm = random_norm(&b, &seed),
-                                                  .layers = b.layers};
+            b.desc =
+                (struct device_encoder_desc){.n_layer = LAYERS,
+                                             .dim = E_DIM,
+                                             .n_head = n_head,
+                                             .n_ff = E_FF,
+                                             .n_vocab = E_VOCAB,
+                                             .n_positions = E_POSITIONS,
+                                             .n_types = 2,
+                                             .tokens_max = 300,
+                                             .eps = 1e-6f,
+                                             .words = random_matrix(&b.owner, E_VOCAB, E_DIM, &seed),
+                                             .positions = random_matrix(&b.owner, E_POSITIONS, E_DIM, &seed),
+                                             .types = random_matrix(&b.owner, 2, E_DIM, &seed),
+                                             .embedding_norm = random_norm(&b, &seed),
+                                             .layers = b.layers};
             for (size_t i = 0; i < ROWS; i++) {
                 ids[i] = (int32_t)(test_rand(&seed) % E_VOCAB);
                 kinds[i] = (int32_t)(test_rand(&seed) % 2);
@@ -970,10 +1000,14 @@ int main(int argc, char **argv)
         const char *name;
         void *to;
     } symbols[] = {
-        {"door_product", &door_product},           {"door_choose", &door_choose},
-        {"cuda_host_order", &host_order},          {"cuda_host_memory", &host_memory},
-        {"cuda_host_fail_after", &host_fail_after}, {"cuda_host_allocated", &host_allocated},
-        {"cuda_host_launches", &host_launches},    {"cuda_host_allocations", &host_allocations},
+        {"door_product",          &door_product    },
+        {"door_choose",           &door_choose     },
+        {"cuda_host_order",       &host_order      },
+        {"cuda_host_memory",      &host_memory     },
+        {"cuda_host_fail_after",  &host_fail_after },
+        {"cuda_host_allocated",   &host_allocated  },
+        {"cuda_host_launches",    &host_launches   },
+        {"cuda_host_allocations", &host_allocations},
     };
     for (size_t i = 0; module && i < sizeof symbols / sizeof symbols[0]; i++) {
         void *symbol = dlsym(module, symbols[i].name);

@@ -60,7 +60,8 @@ static struct decoder *open_on(enum model_backend backend, enum cache_type cache
 {
     TEST_WHY;
     struct decoder *d = NULL;
-    CHECK_OK(decoder_open_file(&d, path, &(struct model_opts){.backend = backend, .cache_type = cache}, &why));
+    CHECK_OK(
+        decoder_open_file(&d, path, &(struct model_opts){.backend = backend, .cache_type = cache}, &why));
     return d;
 }
 enum { PROMPT = 130, OUT = 40 };
@@ -155,13 +156,11 @@ static void kept_beginnings_are_those_of_the_device(void **state)
             CHECK_I64_EQ(decoder_prefix_find(s, prompt, PROMPT, &share), known);
         }
         size_t len = decoder_seq_len(s);
-        CHECK_OK(decoder_step(d,
-                              &(struct decoder_item){.seq = s,
-                                                     .tokens = prompt + len,
-                                                     .n = PROMPT - len,
-                                                     .n_logits = 1,
-                                                     .prompt = true},
-                              1, round == 0 ? want : got, &why));
+        CHECK_OK(decoder_step(
+            d,
+            &(struct decoder_item){
+                .seq = s, .tokens = prompt + len, .n = PROMPT - len, .n_logits = 1, .prompt = true},
+            1, round == 0 ? want : got, &why));
         CHECK(strcmp(decoder_backend_name(d), "cuda") == 0 ? round < 2 : round >= 2);
         if (round)
             CHECK_LE(distance(got, want), round == 1 ? 0 : 1e-2);
@@ -216,8 +215,8 @@ static void vectors_are_the_cpus_before_and_after_a_failure(void **state)
     const struct cairn_str texts[] = {cairn_str_of("stones"), cairn_str_of("a heap of stones marks a trail")};
     for (int backend = 0; backend < 2; backend++) {
         struct encoder *e = NULL;
-        CHECK_OK(encoder_open(&e, card,
-                              &(struct model_opts){.backend = backend ? BACKEND_CUDA : BACKEND_SCALAR}, &why));
+        CHECK_OK(encoder_open(
+            &e, card, &(struct model_opts){.backend = backend ? BACKEND_CUDA : BACKEND_SCALAR}, &why));
         CHECK_STR_EQ(encoder_backend_name(e), backend ? "cuda" : "scalar");
         for (int round = 0; round <= backend; round++) {
             CHECK_OK(encoder_embed(e, texts, 2, backend ? got : want, NULL, &why));
@@ -271,9 +270,11 @@ int main(int argc, char **argv)
     const struct {
         const char *name;
         void *to;
-    } symbols[] = {{"cuda_host_memory", &host_memory},
-                   {"cuda_host_fail_after", &host_fail_after},
-                   {"cuda_host_allocated", &host_allocated}};
+    } symbols[] = {
+        {"cuda_host_memory",     &host_memory    },
+        {"cuda_host_fail_after", &host_fail_after},
+        {"cuda_host_allocated",  &host_allocated }
+    };
     for (size_t i = 0; module && i < sizeof symbols / sizeof symbols[0]; i++) {
         void *symbol = dlsym(module, symbols[i].name);
         memcpy(symbols[i].to, &symbol, sizeof symbol);
