@@ -856,7 +856,11 @@ static void no_result_depends_on_the_order_of_threads(void **state)
         skip();
     enum { TOKENS = 45 };
     static float first[2][TOKENS * VOCAB], other[2][TOKENS * VOCAB];
+#ifdef __SANITIZE_ADDRESS__ /* slow, and looks for something else */
+    static const unsigned orders[] = {0, 7};
+#else
     static const unsigned orders[] = {0, 1, 7};
+#endif
     int32_t tokens[TOKENS];
     uint64_t seed = 8;
     for (size_t i = 0; i < TOKENS; i++)

@@ -60,8 +60,8 @@ static struct decoder *open_on(enum model_backend backend, enum cache_type cache
 {
     TEST_WHY;
     struct decoder *d = NULL;
-    CHECK_OK(
-        decoder_open_file(&d, path, &(struct model_opts){.backend = backend, .cache_type = cache}, &why));
+    CHECK_OK(decoder_open_file(
+        &d, path, &(struct model_opts){.backend = backend, .cache_type = cache, .exact = true}, &why));
     return d;
 }
 enum { PROMPT = 130, OUT = 40 };
