@@ -128,7 +128,7 @@ static const struct option_row rows[] = {
     {"profile",      "NAME",                      "standard or small: take this profile's models",                        O_TEXT,
      offsetof(struct options,                                                                                                                                               profile)     },
     {"embedder",     "NAME",                      "embedding model",                                                      O_TEXT,                  offsetof(struct options, embedder)    },
-    {"backend",      "NAME",                      "auto, scalar, blas, avx2 or avx512",                                   O_TEXT,                  offsetof(struct options, backend)     },
+    {"backend",      "NAME",                      "auto, scalar, blas, avx2, avx512 or cuda",                                   O_TEXT,                  offsetof(struct options, backend)     },
     {"threads",      "N",                         "compute threads (default: cores)",                                     O_WHOLE,                 offsetof(struct options, threads)     },
     {"conf",         "KEY=VALUE",                 "a setting; may be repeated",                                           O_CONF,                  0                      },
     {"json",          NULL, "one JSON object on stdout",                                                                 O_FLAG, offsetof(struct options,                   json)             },

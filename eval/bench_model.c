@@ -16,7 +16,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STEP_ROWS_MAX = 16, PROMPT_MAX = 1000, KEPT = PROMPT_MAX / DECODER_PAGE * DECODER_PAGE, N_CTX = 2048 };
+enum {
+    STEP_ROWS_MAX = 16,
+    PROMPT_MAX = 1000,
+    KEPT = PROMPT_MAX / DECODER_PAGE * DECODER_PAGE,
+    N_CTX = 2048,
+    DEVICE_PROBE_MIB = 1024
+};
 
 /* ---- shared with the encoders ---- */
 
@@ -371,13 +377,24 @@ static enum cairn_err llama_pass(struct model_bench *x, size_t peer, bool scan, 
     return err;
 }
 
-static enum cairn_err probe(struct model_bench *x, struct bandwidth *b, struct cairn_pool *pool,
-                            const char *model, unsigned threads, struct cairn_why *why)
+/* Of the memory that the decoder's weights lie in. */
+static enum cairn_err probe(struct model_bench *x, struct bandwidth *b, const struct decoder *d,
+                            struct cairn_pool *pool, const char *model, unsigned threads,
+                            struct cairn_why *why)
 {
-    const char *way = "";
+    const char *way = model_device_name();
+    double gb_s = 0;
+    enum cairn_err err = CAIRN_OK;
     progress(x->o, "reading memory", 0, 0);
-    double gb_s = bandwidth_measure(b, pool, x->clock_us, &way);
+    if (strcmp(decoder_backend_name(d), model_backend_name(BACKEND_CUDA)) == 0) {
+        err = model_device_bandwidth((size_t)DEVICE_PROBE_MIB << 20, &gb_s, why);
+        gb_s /= 1e9;
+    } else {
+        gb_s = bandwidth_measure(b, pool, x->clock_us, &way);
+    }
     progress_clear();
+    if (err)
+        return err;
     return bench_add(x, "machine", model, "read", way, threads, -1, gb_s, why);
 }
 
@@ -414,7 +431,7 @@ static enum cairn_err decoder_at(struct model_bench *x, struct bandwidth *b, con
         if (x->peers[i].llama)
             err = llama_pass(x, i, true, path, model, threads, m->n_tokens, why);
     for (uint64_t pass = 0; pass < x->o->passes && !err; pass++) {
-        err = probe(x, b, pool, model, threads, why);
+        err = probe(x, b, m->d, pool, model, threads, why);
         if (!err)
             err = decoder_pass(x, m, model, threads, why);
         for (size_t i = 0; i < x->n_peers && !err; i++)
@@ -739,7 +756,7 @@ static const struct option_row rows[] = {
     ROW("tests", "LIST", "only these, as pp512,tg@0", O_TEXT, tests),
     ROW("passes", "P", "of every engine in turn, the best kept (default 3)", O_WHOLE, passes),
     ROW("threads", "N", "this many (default: 1, and all cores)", O_WHOLE, threads),
-    ROW("backend", "NAME", "auto, scalar, blas, avx2 or avx512", O_TEXT, backend),
+    ROW("backend", "NAME", "auto, scalar, blas, avx2, avx512 or cuda", O_TEXT, backend),
     ROW("models", "DIR", "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)",
         O_TEXT, models),
     ROW("work", "DIR", "where the peers' environment and files are kept (default var/bench)", O_TEXT, work),

@@ -11,6 +11,7 @@
  * A sequence's length moves only when a call has succeeded: what a stopped call wrote behind it is
  * overwritten later. A page with a second owner is copied before it is written. */
 #include "decoder_internal.h"
+#include "device_host.h"
 
 #include <math.h>
 #include <string.h>
@@ -20,7 +21,10 @@ _Static_assert((int)DECODER_PAGE == (int)KV_PAGE, "the public name of a page");
 enum { ROWS_ALONE = 4 }; /* fewer rows are not worth waking the pool for norms and the like */
 
 const char *decoder_name(const struct decoder *d) { return d->name; }
-const char *decoder_backend_name(const struct decoder *d) { return d->compute.ops->name; }
+const char *decoder_backend_name(const struct decoder *d)
+{
+    return decoder_on_device(d) ? model_backend_name(BACKEND_CUDA) : d->compute.ops->name;
+}
 const struct tokenizer *decoder_tokenizer(const struct decoder *d) { return d->tokenizer; }
 enum chat_template decoder_template(const struct decoder *d) { return chat_template_detect(d->file); }
 uint32_t decoder_n_ctx(const struct decoder *d) { return d->n_ctx; }
@@ -68,10 +72,14 @@ enum cairn_err decoder_seq_open(struct decoder_seq **out, struct decoder *d, uin
         return cairn_fail(why, CAIRN_EINVAL, "a sequence of %u: the decoder was opened for %u", n_ctx,
                           d->n_ctx);
     n_ctx = n_ctx ? n_ctx : d->n_ctx;
-    struct decoder_seq *s = cairn_calloc(1, sizeof *s + kv_pages_for(n_ctx) * sizeof *s->table);
+    size_t pages = kv_pages_for(n_ctx), tokens = d->device ? n_ctx : 0;
+    struct decoder_seq *s =
+        cairn_calloc(1, sizeof *s + pages * sizeof *s->table + tokens * sizeof *s->tokens);
     if (!s)
         return cairn_fail(why, CAIRN_ENOMEM, "sequence handle");
     s->d = d;
+    s->tokens = tokens ? (int32_t *)(s->table + pages) : NULL;
+    s->elsewhere = decoder_on_device(d);
     s->n_ctx = n_ctx;
     *out = s;
     return CAIRN_OK;
@@ -166,6 +174,9 @@ uint32_t decoder_prefix_find(struct decoder_seq *s, const int32_t *ids, size_t n
         }
         kv_unref(d->kv, tail);
     }
+    s->elsewhere = decoder_on_device(d);
+    if (s->tokens)
+        memcpy(s->tokens, ids, s->len * sizeof *ids);
     (void)pthread_mutex_unlock(&d->kv_lock);
     return s->len;
 }
@@ -174,7 +185,8 @@ void decoder_prefix_keep(struct decoder_seq *s, const int32_t *ids, size_t n,
                          const struct decoder_share *share)
 {
     (void)pthread_mutex_lock(&s->d->kv_lock);
-    prefix_keep(s->d->prefix, ids, n < s->len ? n : s->len, share, s->table);
+    if (s->elsewhere == decoder_on_device(s->d)) /* else the pages hold nothing yet */
+        prefix_keep(s->d->prefix, ids, n < s->len ? n : s->len, share, s->table);
     (void)pthread_mutex_unlock(&s->d->kv_lock);
 }
 
@@ -402,6 +414,20 @@ static enum cairn_err check_items(const struct decoder *d, const struct decoder_
     return CAIRN_OK;
 }
 
+/* A sequence whose keys and values a device took with it, from its tokens. */
+static void compute_again(struct decoder *d, struct decoder_seq *s)
+{
+    for (size_t done = 0, n; done < s->len; done += n) {
+        n = s->len - done < DECODER_ROWS_MAX ? s->len - done : DECODER_ROWS_MAX;
+        d->items[0] = (struct attention_item){.table = s->table, .row = 0, .rows = n, .first = done};
+        for (size_t j = 0; j < n; j++)
+            d->rows[j] = (struct row){
+                .token = s->tokens[done + j], .position = (uint32_t)(done + j), .table = s->table};
+        run_layers(&(struct step){.d = d, .n_many = n}, 1);
+    }
+    s->elsewhere = false;
+}
+
 /* The decoder's lock is held and the items were checked. */
 static enum cairn_err run_step(struct decoder *d, const struct decoder_item *items, size_t n_items,
                                float *logits, struct cairn_why *why)
@@ -414,6 +440,11 @@ static enum cairn_err run_step(struct decoder *d, const struct decoder_item *ite
     (void)pthread_mutex_unlock(&d->kv_lock);
     if (err)
         return err;
+    if (decoder_on_device(d) && decoder_device_step(d, items, n_items, logits))
+        goto done;
+    for (size_t i = 0; i < n_items; i++)
+        if (items[i].seq->elsewhere)
+            compute_again(d, items[i].seq);
     for (int many = 0; many < 2; many++)
         for (size_t i = 0; i < n_items; i++) {
             const struct decoder_item *t = &items[i];
@@ -430,8 +461,13 @@ static enum cairn_err run_step(struct decoder *d, const struct decoder_item *ite
     run_layers(&st, n_items);
     if (logits)
         run_logits(&st, items, n_items, logits);
-    for (size_t i = 0; i < n_items; i++)
-        items[i].seq->len += (uint32_t)items[i].n;
+done:
+    for (size_t i = 0; i < n_items; i++) {
+        struct decoder_seq *s = items[i].seq;
+        if (s->tokens)
+            memcpy(s->tokens + s->len, items[i].tokens, items[i].n * sizeof *s->tokens);
+        s->len += (uint32_t)items[i].n;
+    }
     return CAIRN_OK;
 }
 

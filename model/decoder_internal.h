@@ -44,6 +44,7 @@ struct decoder {
     pthread_mutex_t kv_lock; /* guards the two below; taken after lock, or alone */
     struct kv_pool *kv;
     struct prefix *prefix;
+    struct decoder_device *device; /* NULL: the CPU computes */
     /* the step that runs: its rows, those of few-rows items first, and its items' attention */
     struct row {
         int32_t token;
@@ -71,6 +72,8 @@ void decoder_experts(struct decoder *d, const struct layer *l, size_t n_few, siz
 struct decoder_seq {
     struct decoder *d;
     uint32_t n_ctx, len, reserved, n_pages;
+    bool elsewhere;   /* its keys and values are a device's: compute them again when that is gone */
+    int32_t *tokens;  /* [n_ctx], for that; NULL without a device */
     uint32_t table[]; /* [n_pages], room for n_ctx */
 };
 

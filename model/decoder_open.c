@@ -1,5 +1,6 @@
 /* decoder_open.c - hyper-parameters, rope and weights of a GGUF decoder, checked against each other. */
 #include "decoder_internal.h"
+#include "device_host.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -444,6 +445,7 @@ static enum cairn_err open_path(struct decoder **out, const char *path, const ch
                          path);
         goto done;
     }
+    decoder_device_open(d, o);
     read_ahead(d);
     *out = d;
     d = NULL;
@@ -490,6 +492,7 @@ void decoder_close(struct decoder *d)
         cairn_free(rooms[j]);
     cairn_free(d->rope_step);
     compute_release(&d->compute);
+    decoder_device_close(d);
     prefix_close(d->prefix);
     kv_pool_close(d->kv);
     tokenizer_close(d->tokenizer);

@@ -10,10 +10,12 @@
  * happens outside it. A turn that fits one room is computed by all threads together, range by range. A larger
  * one is cut into batches, and a thread takes a batch through all layers in a room of its own: nobody waits
  * for anybody, and a batch's rows stay in that core's cache. */
+#include "device_host.h"
 #include "ops.h"
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -69,6 +71,9 @@ struct encoder {
     struct cairn_pool *pool;         /* BORROWED */
     struct room together, *alone;    /* alone: [n_alone], none when there is one thread */
     size_t n_alone, room_tokens, head_floats;
+    const struct device_api *api;  /* of the device below */
+    struct device_encoder *device; /* NULL: the CPU computes; so it does again when the device fails */
+    atomic_bool on_device;         /* the same, for who only asks */
 };
 
 /* ---- open
@@ -478,6 +483,63 @@ enum cairn_err encoder_extra(const struct encoder *e, const char *name, float *o
     return CAIRN_OK;
 }
 
+static struct device_matrix device_matrix_of(const struct weight *w)
+{
+    return (struct device_matrix){
+        .type = (uint32_t)w->type, .n = (uint32_t)w->n, .k = (uint32_t)w->k, .bytes = w->bytes};
+}
+static struct device_dense device_dense_of(const struct dense *d)
+{
+    return (struct device_dense){device_matrix_of(&d->w), d->b};
+}
+static struct device_norm device_norm_of(const struct norm *n) { return (struct device_norm){n->w, n->b}; }
+
+/* The device, or a line in the log that says why not. */
+static void open_device(struct encoder *e, const struct model_opts *o)
+{
+    const struct device_api *api = device_wanted(o, e->name);
+    if (api && e->rotary) {
+        device_refused(e->name, "rotary encoders are computed on the CPU");
+        return;
+    }
+    struct device_encoder_layer *layers = api ? cairn_calloc(e->n_layer, sizeof *layers) : NULL;
+    if (!api)
+        return;
+    for (uint32_t i = 0; layers && i < e->n_layer; i++) {
+        const struct layer *l = &e->layers[i];
+        layers[i] = (struct device_encoder_layer){.q = device_dense_of(&l->q),
+                                                  .k = device_dense_of(&l->k),
+                                                  .v = device_dense_of(&l->v),
+                                                  .o = device_dense_of(&l->o),
+                                                  .up = device_dense_of(&l->up),
+                                                  .down = device_dense_of(&l->down),
+                                                  .attn_norm = device_norm_of(&l->attn_norm),
+                                                  .out_norm = device_norm_of(&l->out_norm)};
+    }
+    e->api = api;
+    if (!layers)
+        device_refused(e->name, "no memory");
+    else if (api->encoder_open(&e->device, &(struct device_encoder_desc){
+                                               .n_layer = e->n_layer,
+                                               .dim = e->dim,
+                                               .n_head = e->n_head,
+                                               .n_ff = e->n_ff,
+                                               .n_vocab = e->n_vocab,
+                                               .n_positions = e->n_positions,
+                                               .n_types = e->n_types,
+                                               .tokens_max = (uint32_t)e->room_tokens,
+                                               .rows_many = (uint32_t)e->room_tokens,
+                                               .eps = e->eps,
+                                               .words = device_matrix_of(&e->words),
+                                               .positions = device_matrix_of(&e->positions),
+                                               .types = device_matrix_of(&e->types),
+                                               .embedding_norm = device_norm_of(&e->embedding_norm),
+                                               .layers = layers}))
+        device_refused(e->name, api->error());
+    atomic_store(&e->on_device, e->device != NULL);
+    cairn_free(layers);
+}
+
 enum cairn_err encoder_open(struct encoder **out, const struct model_card *card, const struct model_opts *o,
                             struct cairn_why *why)
 {
@@ -525,6 +587,7 @@ enum cairn_err encoder_open_over(struct encoder **out, const struct model_card *
             tokenizer_n_vocab(e->tokenizer), e->n_vocab);
         goto done;
     }
+    open_device(e, o);
     *out = e;
     e = NULL;
 done:
@@ -547,6 +610,8 @@ void encoder_close(struct encoder *e)
 {
     if (!e)
         return;
+    if (e->device)
+        e->api->encoder_close(e->device);
     for (uint32_t i = 0; e->layers && i < e->n_layer; i++) {
         struct layer *l = &e->layers[i];
         struct dense *all[] = {&l->q, &l->k, &l->v, &l->o, &l->up, &l->down, &l->gate};
@@ -578,7 +643,10 @@ void encoder_close(struct encoder *e)
 
 uint32_t encoder_dim(const struct encoder *e) { return e->dim; }
 const char *encoder_name(const struct encoder *e) { return e->name; }
-const char *encoder_backend_name(const struct encoder *e) { return e->together.compute.ops->name; }
+const char *encoder_backend_name(const struct encoder *e)
+{
+    return atomic_load(&e->on_device) ? model_backend_name(BACKEND_CUDA) : e->together.compute.ops->name;
+}
 const char *encoder_query_prefix(const struct encoder *e) { return e->query_prefix; }
 const struct tokenizer *encoder_tokenizer(const struct encoder *e) { return e->tokenizer; }
 uint32_t encoder_max_tokens(const struct encoder *e) { return e->max_tokens; }
@@ -595,6 +663,7 @@ struct batch {
     size_t n_seqs, n;              /* sequences, tokens */
     const size_t *starts;          /* [n_seqs] first row of each */
     const size_t *position;        /* [n] */
+    bool taken;                    /* room->x holds a row a sequence: the device has pooled */
     const struct norm *norm;
 };
 
@@ -744,6 +813,27 @@ static void run_batch(struct batch *b)
 
 /* What is taken from room->x when a batch is done. */
 typedef void (*take_fn)(const struct batch *b, void *out);
+static const float *first_row(const struct batch *b, size_t s)
+{
+    return b->room->x + (b->taken ? s : b->starts[s]) * b->e->dim;
+}
+
+/* False: no device, or it failed and is given up. The encoder's lock is held. */
+static bool device_batch(struct batch *b, enum device_take take)
+{
+    struct encoder *e = b->e;
+    if (!e->device)
+        return false;
+    b->taken = take != DEVICE_TAKE_ALL;
+    if (!e->api->encoder_forward(e->device, b->ids, b->types, b->lens, b->n_seqs, take, b->room->x))
+        return true;
+    device_refused(e->name, e->api->error());
+    e->api->encoder_close(e->device);
+    e->device = NULL;
+    atomic_store(&e->on_device, false);
+    b->taken = false;
+    return false;
+}
 
 struct turn {
     struct encoder *e;
@@ -762,10 +852,12 @@ static void turn_range(void *ctx, size_t begin, size_t end, unsigned worker)
 }
 
 static enum cairn_err run_all(struct encoder *e, const int32_t *ids, const int32_t *types, const size_t *lens,
-                              size_t n_seqs, take_fn take, void *out, const struct cairn_stop *stop,
-                              struct cairn_why *why)
+                              size_t n_seqs, enum device_take rows, take_fn take, void *out,
+                              const struct cairn_stop *stop, struct cairn_why *why)
 {
-    size_t threads = e->n_alone ? e->n_alone : 1, turn_max = threads * TURN_TOKENS;
+    /* a device takes a room full at a time */
+    size_t threads = e->n_alone && !atomic_load(&e->on_device) ? e->n_alone : 1,
+           turn_max = threads * TURN_TOKENS;
     if (threads == 1 || turn_max < e->room_tokens)
         turn_max = e->room_tokens;
     size_t *starts = cairn_reallocarray(NULL, turn_max, sizeof *starts),
@@ -808,7 +900,8 @@ static enum cairn_err run_all(struct encoder *e, const int32_t *ids, const int32
             cairn_pool_run(e->pool, n_batches, 1, turn_range,
                            &(struct turn){.e = e, .batches = batches, .take = take, .out = out});
         } else {
-            run_batch(&batches[0]);
+            if (!device_batch(&batches[0], rows))
+                run_batch(&batches[0]);
             take(&batches[0], out);
         }
         pthread_mutex_unlock(&e->lock);
@@ -830,9 +923,9 @@ static void take_vectors(const struct batch *b, void *out)
     const struct encoder *e = b->e;
     for (size_t s = 0; s < b->n_seqs; s++) {
         float *y = (float *)out + (b->first_seq + s) * e->dim;
-        const float *x = b->room->x + b->starts[s] * e->dim;
+        const float *x = first_row(b, s);
         memcpy(y, x, e->dim * sizeof *y);
-        if (e->pooling == POOL_MEAN) {
+        if (e->pooling == POOL_MEAN && !b->taken) {
             for (size_t j = 1; j < b->lens[s]; j++)
                 b->room->compute.ops->add(y, x + j * e->dim, e->dim);
             for (uint32_t i = 0; i < e->dim; i++)
@@ -854,7 +947,7 @@ static void take_logits(const struct batch *b, void *out)
     const struct encoder *e = b->e;
     const struct room *r = b->room;
     for (size_t s = 0; s < b->n_seqs; s++)
-        memcpy(r->pooled + s * e->dim, r->x + b->starts[s] * e->dim, e->dim * sizeof *r->x);
+        memcpy(r->pooled + s * e->dim, first_row(b, s), e->dim * sizeof *r->x);
     ops_matmul(&r->compute, r->pooled, b->n_seqs,
                &(struct matmul_job){.w = &e->pooler.w, .bias = e->pooler.b, .y = r->pooled2, .ld = e->dim},
                1);
@@ -883,7 +976,7 @@ enum cairn_err encoder_forward(struct encoder *e, const int32_t *ids, const int3
                                   types[at], at, e->n_types - 1);
         }
     }
-    return run_all(e, ids, types, lens, n_seqs, take_hidden, hidden, stop, why);
+    return run_all(e, ids, types, lens, n_seqs, DEVICE_TAKE_ALL, take_hidden, hidden, stop, why);
 }
 
 /* ---- texts
@@ -955,7 +1048,9 @@ enum cairn_err encoder_embed(struct encoder *e, const struct cairn_str *texts, s
             err = cairn_stopped(stop, why);
     }
     if (!err)
-        err = run_all(e, t.ids, NULL, t.lens, n, take_vectors, out, stop, why);
+        err =
+            run_all(e, t.ids, NULL, t.lens, n, e->pooling == POOL_MEAN ? DEVICE_TAKE_MEAN : DEVICE_TAKE_FIRST,
+                    take_vectors, out, stop, why);
     tokens_release(&t);
     return err;
 }
@@ -1004,7 +1099,7 @@ enum cairn_err encoder_score_pairs(struct encoder *e, struct cairn_str query, co
             err = cairn_stopped(stop, why);
     }
     if (!err)
-        err = run_all(e, t.ids, t.types, t.lens, n, take_logits, logits, stop, why);
+        err = run_all(e, t.ids, t.types, t.lens, n, DEVICE_TAKE_FIRST, take_logits, logits, stop, why);
     tokens_release(&t);
     cairn_free(q);
     return err;

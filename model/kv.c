@@ -195,10 +195,14 @@ void kv_write(const struct kv_pool *p, const uint32_t *table, size_t layer, size
 void kv_copy(const struct kv_pool *p, uint32_t to, uint32_t from, size_t n)
 {
     const struct kv_shape *s = &p->shape;
+    CAIRN_CHECK(n <= KV_PAGE && to != from);
+    if (p->copied) {
+        p->copied(p->copied_ctx, to, from);
+        return;
+    }
     size_t element = element_bytes(s->type), hd = s->head_dim;
     char *out = kv_page(p, to);
     const char *in = kv_page(p, from);
-    CAIRN_CHECK(n <= KV_PAGE && to != from);
     for (size_t b = 0; b < (size_t)s->n_layer * s->n_head; b++, out += s->block_bytes, in += s->block_bytes) {
         size_t whole = n / KV_RUN * KV_RUN * hd;
         memcpy(out, in, whole * element);

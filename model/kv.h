@@ -48,6 +48,9 @@ struct kv_pool {
     char *bytes; /* OWNED [n_pages * page_bytes], touched as pages are used; NULL: pages are only counted */
     uint32_t n_pages, n_free;
     uint32_t *refs, *free; /* OWNED: references of each page; a stack of free ids */
+    /* A device that keeps the pages instead of the bytes here is told of each copy; NULL: the bytes count. */
+    void (*copied)(void *ctx, uint32_t to, uint32_t from);
+    void *copied_ctx;
     void (*half)(uint16_t *out, const float *x,
                  size_t n); /* kv_half() of a row; a backend has a faster one */
 };

@@ -1,13 +1,10 @@
 /* ops.c - choosing a backend, cutting matmul and attention into units for the pool, scratch memory. */
 #include "ops.h"
 
+#include "device_host.h"
 #include "quant_rows.h"
 
-#include <dlfcn.h>
-#include <pthread.h>
 #include <string.h>
-
-#define CUDA_MODULE "libcairn_cuda.so"
 
 static const struct {
     enum model_backend id;
@@ -37,32 +34,6 @@ enum model_backend model_backend_by_name(const char *name)
     return BACKEND_AUTO;
 }
 
-/* The module stays loaded for the life of the process: its table is static data of its own. */
-static const struct ops *cuda_table;
-static void cuda_load(void)
-{
-    void *module = dlopen(CUDA_MODULE, RTLD_NOW | RTLD_LOCAL);
-    if (!module)
-        return;
-    const struct ops *(*entry)(uint32_t);
-    void *symbol = dlsym(module, "cairn_cuda_ops");
-    if (symbol) {
-        memcpy(&entry, &symbol, sizeof entry);
-        cuda_table = entry(OPS_ABI);
-    }
-    if (!cuda_table || cuda_table->abi != OPS_ABI) {
-        cuda_table = NULL;
-        CAIRN_LOG(MODEL, WARN, "cuda module refused file=%s want_abi=%u", CUDA_MODULE, OPS_ABI);
-        dlclose(module);
-    }
-}
-static const struct ops *ops_cuda(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, cuda_load);
-    return cuda_table;
-}
-
 const struct ops *ops_for(enum model_backend b)
 {
     switch (b) {
@@ -74,8 +45,7 @@ const struct ops *ops_for(enum model_backend b)
         return ops_avx2();
     case BACKEND_AVX512:
         return ops_avx512();
-    case BACKEND_CUDA:
-        return ops_cuda();
+    case BACKEND_CUDA: /* a model on a device computes here what the device does not, and when it fails */
     case BACKEND_AUTO:
         break;
     }
@@ -87,7 +57,10 @@ const struct ops *ops_for(enum model_backend b)
     return best ? best : &ops_scalar;
 }
 
-bool model_backend_available(enum model_backend b) { return ops_for(b) != NULL; }
+bool model_backend_available(enum model_backend b)
+{
+    return b == BACKEND_CUDA ? device_find(NULL) != NULL : ops_for(b) != NULL;
+}
 
 void weight_init(struct weight *w, const struct model_tensor *t)
 {
@@ -119,10 +92,8 @@ enum cairn_err compute_init(struct compute *c, const struct model_opts *o, size_
     memset(c, 0, sizeof *c);
     c->ops = ops_for(o->backend);
     if (!c->ops)
-        return cairn_fail(why, o->backend == BACKEND_CUDA ? CAIRN_EDEVICE : CAIRN_EUNSUPPORTED,
-                          o->backend == BACKEND_CUDA
-                              ? "backend %s: " CUDA_MODULE " or its device is not there; use backend auto"
-                              : "backend %s is not available on this machine; use backend auto",
+        return cairn_fail(why, CAIRN_EUNSUPPORTED,
+                          "backend %s is not available on this machine; use backend auto",
                           model_backend_name(o->backend));
     c->pool = o->pool;
     c->exact = o->exact;

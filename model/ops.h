@@ -12,9 +12,7 @@
  * that fewer than OPS_ROWS_FEW rows take the other path of the AVX2 and AVX-512 backends (unless the weight
  * is packed); BLAS promises nothing of the kind.
  *
- * The CUDA backend is a module, libcairn_cuda.so, opened at run time; it exports
- *     const struct ops *cairn_cuda_ops(uint32_t abi);
- * which returns NULL for an abi it does not know or without a device. The binary itself needs no driver. */
+ * A device does not fill this table: its seam is a whole step (device.h). */
 #ifndef CAIRN_MODEL_OPS_H
 #define CAIRN_MODEL_OPS_H
 

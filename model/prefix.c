@@ -39,13 +39,22 @@ enum cairn_err prefix_open(struct prefix **out, struct kv_pool *pool, struct cai
     return CAIRN_OK;
 }
 
+void prefix_clear(struct prefix *c)
+{
+    for (uint32_t i = 0; i < c->pool->n_pages; i++) {
+        if (c->nodes[i].used)
+            kv_unref(c->pool, i);
+        c->nodes[i].used = false;
+    }
+    c->first = NONE;
+    c->n_used = 0;
+}
+
 void prefix_close(struct prefix *c)
 {
     if (!c)
         return;
-    for (uint32_t i = 0; i < c->pool->n_pages; i++)
-        if (c->nodes[i].used)
-            kv_unref(c->pool, i);
+    prefix_clear(c);
     cairn_free(c->nodes);
     cairn_free(c);
 }

@@ -27,6 +27,7 @@ void prefix_keep(struct prefix *c, const int32_t *ids, size_t n, const struct de
                  const uint32_t *table);
 /* Gives pages up until the pool has n free ones; false when it cannot. */
 bool prefix_evict(struct prefix *c, size_t n);
+void prefix_clear(struct prefix *c); /* forgets all: what the pages hold is gone */
 size_t prefix_pages(const struct prefix *c);
 size_t prefix_idle(const struct prefix *c); /* pages that no sequence has */
 

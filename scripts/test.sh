@@ -17,6 +17,8 @@ scripts/models --profile small
 scripts/models --profile standard
 
 stage "3/5 build"
+command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] ||
+    echo "no nvcc: the CUDA kernels are compiled and tested for the host only (docs/cuda.md)"
 cmake --preset release "-DCAIRN_TESTS=*" >/dev/null
 cmake --build --preset release
 cmake --preset asan >/dev/null

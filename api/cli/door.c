@@ -242,7 +242,7 @@ int door_open(struct door *d, const struct args *a, enum door_use use, bool even
         return no_store(a, dir);
     enum model_backend backend = a->backend ? model_backend_by_name(a->backend) : BACKEND_AUTO;
     if (a->backend && backend == BACKEND_AUTO && strcmp(a->backend, "auto") != 0)
-        return fail_usage(a, "unknown backend \"%s\"; auto, scalar, blas, avx2 or avx512", a->backend);
+        return fail_usage(a, "unknown backend \"%s\"; auto, scalar, blas, avx2, avx512 or cuda", a->backend);
     code = config_open(&d->config, a);
     if (code)
         return code;

@@ -253,6 +253,11 @@ static void the_small_model_agrees_on_avx2(void **state)
     UNUSED_STATE(state);
     check_model("smollm2-135m-instruct-q4_1", BACKEND_AVX2, true);
 }
+static void the_small_model_writes_the_same_on_a_device(void **state)
+{
+    UNUSED_STATE(state);
+    check_model("smollm2-135m-instruct-q4_1", BACKEND_CUDA, true);
+}
 static void the_standard_model_writes_what_the_reference_writes(void **state)
 {
     UNUSED_STATE(state);
@@ -325,6 +330,7 @@ int main(void)
         TEST(the_small_model_writes_what_the_reference_writes),
         TEST(the_small_model_agrees_on_blas),
         TEST(the_small_model_agrees_on_avx2),
+        TEST(the_small_model_writes_the_same_on_a_device),
         TEST(the_standard_model_writes_what_the_reference_writes),
         TEST(rounded_prompts_move_the_small_model_little),
         TEST(rounded_prompts_leave_what_the_standard_model_writes),

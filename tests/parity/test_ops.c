@@ -782,19 +782,13 @@ static void mixed_paths_give_each_row_its_own(void **state)
     }
 }
 
-static void backends_have_names_and_say_when_they_are_absent(void **state)
+static void backends_have_names(void **state)
 {
     UNUSED_STATE(state);
-    TEST_WHY;
     for (int b = BACKEND_AUTO; b <= BACKEND_CUDA; b++)
         CHECK_I64_EQ(model_backend_by_name(model_backend_name((enum model_backend)b)), b);
     CHECK_I64_EQ(model_backend_by_name("abacus"), BACKEND_AUTO);
     CHECK(model_backend_available(BACKEND_SCALAR) && model_backend_available(BACKEND_AUTO));
-    if (!model_backend_available(BACKEND_CUDA)) {
-        struct compute c;
-        CHECK_ERR(compute_init(&c, &(struct model_opts){.backend = BACKEND_CUDA}, 1, 16, 16, &why),
-                  CAIRN_EDEVICE);
-    }
 }
 
 int main(void)
@@ -812,7 +806,7 @@ int main(void)
         TEST(attention_agrees),
         TEST(halves_round_as_the_hardware_does),
         TEST(mixed_paths_give_each_row_its_own),
-        TEST(backends_have_names_and_say_when_they_are_absent),
+        TEST(backends_have_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -168,12 +168,20 @@ CAIRN_MUST_USE enum cairn_err model_registry_add(struct model_registry *r, const
  * ---------------------------------------------------------------------------------------------------------
  */
 
-/* AUTO takes the fastest that this machine runs: avx512, avx2, blas, scalar. All give the same answers within
- * the bounds of tests/parity. */
+/* AUTO takes the fastest that this machine runs: cuda, avx512, avx2, blas, scalar. A model that a device does
+ * not take, or a device that fails, leaves the work to the CPU and a line in the log. All give the same
+ * answers within the bounds of tests/parity. */
 enum model_backend { BACKEND_AUTO, BACKEND_SCALAR, BACKEND_BLAS, BACKEND_AVX2, BACKEND_AVX512, BACKEND_CUDA };
 const char *model_backend_name(enum model_backend b);
 enum model_backend model_backend_by_name(const char *name); /* unknown: BACKEND_AUTO */
 bool model_backend_available(enum model_backend b);
+/* The device behind BACKEND_CUDA, which AUTO takes too where it is: name, architecture, memory. NULL: none.
+ */
+const char *model_device_name(void);
+/* Bytes per second that a kernel reads `bytes` of the device's memory with: what decoding is measured
+ * against. CAIRN_EDEVICE without a device, CAIRN_ENOMEM when there is no room. */
+CAIRN_MUST_USE enum cairn_err model_device_bandwidth(size_t bytes, double *bytes_per_s,
+                                                     struct cairn_why *why);
 
 /* Elements of a decoder's keys and values. Q8: one byte each and a scale per position and head. */
 enum cache_type { CACHE_F16, CACHE_F32, CACHE_Q8 };
@@ -182,8 +190,8 @@ const char *cache_type_name(enum cache_type t); /* "f16", "f32", "q8" */
 struct model_opts {
     struct cairn_pool *pool;    /* BORROWED; NULL: one thread */
     enum model_backend backend; /* AUTO */
-    bool exact; /* decoder: inputs of a prompt's rows are never rounded to 8 bits (ops_avx512_block8.c) */
-    uint32_t n_ctx;             /* decoder: 0 = the smaller of the file's and 8192 */
+    bool exact;     /* decoder: inputs of a prompt's rows are never rounded to 8 bits (ops_avx512_block8.c) */
+    uint32_t n_ctx; /* decoder: 0 = the smaller of the file's and 8192 */
     uint32_t window;            /* decoder: sliding window override, 0 = the file's / model's own */
     enum cache_type cache_type; /* decoder: F16 */
     size_t kv_bytes; /* decoder: keys and values of all sequences together; 0 = of two sequences of n_ctx */

@@ -1,0 +1,231 @@
+/* decoder_device.c - a decoder's steps on a device, and the way back to the CPU.
+ *
+ * The device keeps a pool of pages under the ids of d->kv, which then only counts them; copies that happen
+ * between steps wait in a list and are done before the next step. A device that fails is given up for good:
+ * sequences remember their tokens, so the next step of each computes it again on the CPU.
+ * Threads: the handle belongs to d->lock, the list of copies to d->kv_lock. */
+#include "decoder_internal.h"
+#include "device_host.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+struct copy {
+    uint32_t to, from;
+};
+struct decoder_device {
+    const struct device_api *api;
+    struct device_decoder *handle;
+    atomic_bool lost;
+    struct copy *copies, *work; /* [n_pages]: at most one for each page that is copied to */
+    size_t n_copies;
+    uint32_t tables_ld;
+    int32_t *tables; /* [DECODER_ITEMS_MAX][tables_ld] */
+    int32_t tokens[DECODER_ROWS_MAX], positions[DECODER_ROWS_MAX], slots[DECODER_ROWS_MAX];
+    uint32_t wanted[DECODER_ROWS_MAX];
+    float *logits; /* NULL, or room for a step whose outputs come in another order than they are wanted */
+};
+
+bool decoder_on_device(const struct decoder *d) { return d->device && !atomic_load(&d->device->lost); }
+
+/* kv_lock is held. A source that waits to be copied itself is followed to where its bytes are; so no page in
+ * the list is both source and target of what came before, and a page that is copied to again replaces its
+ * entry. */
+static void note_copy(void *ctx, uint32_t to, uint32_t from)
+{
+    struct decoder_device *v = ctx;
+    size_t kept = 0;
+    for (size_t i = 0; i < v->n_copies; i++)
+        if (v->copies[i].to == from)
+            from = v->copies[i].from;
+    for (size_t i = 0; i < v->n_copies; i++)
+        if (v->copies[i].to != to)
+            v->copies[kept++] = v->copies[i];
+    v->copies[kept] = (struct copy){.to = to, .from = from};
+    v->n_copies = kept + 1;
+}
+
+static struct device_matrix matrix_of(const struct weight *w)
+{
+    return (struct device_matrix){
+        .type = (uint32_t)w->type, .n = (uint32_t)w->n, .k = (uint32_t)w->k, .bytes = w->bytes};
+}
+
+static const char *why_not(const struct decoder *d)
+{
+    const struct decoder_arch *a = d->arch;
+    return d->kv->shape.type != CACHE_F16 ? "the device keeps keys and values as f16 only"
+           : d->n_expert || a->qk_norm || a->post_norms || a->scale_embedding || a->gelu || a->local_every
+               ? "the device computes llama and qwen2 without experts"
+               : NULL;
+}
+
+static void release(struct decoder_device *v)
+{
+    if (!v)
+        return;
+    if (v->handle)
+        v->api->decoder_close(v->handle);
+    cairn_free(v->copies);
+    cairn_free(v->work);
+    cairn_free(v->tables);
+    cairn_free(v->logits);
+    cairn_free(v);
+}
+
+void decoder_device_open(struct decoder *d, const struct model_opts *o)
+{
+    const struct device_api *api = device_wanted(o, d->name);
+    const char *reason = api ? why_not(d) : NULL;
+    if (!api)
+        return;
+    struct device_layer *layers = cairn_calloc(d->n_layer, sizeof *layers);
+    struct decoder_device *v = cairn_calloc(1, sizeof *v);
+    if (layers && v && !reason) {
+        v->api = api;
+        v->tables_ld = (uint32_t)kv_pages_for(d->n_ctx);
+        v->copies = cairn_calloc(d->kv->n_pages, sizeof *v->copies);
+        v->work = cairn_calloc(d->kv->n_pages, sizeof *v->work);
+        v->tables = cairn_calloc((size_t)DECODER_ITEMS_MAX * v->tables_ld, sizeof *v->tables);
+        v->logits = cairn_calloc(DECODER_ROWS_MAX, d->n_vocab * sizeof *v->logits);
+    }
+    if (!reason && (!layers || !v || !v->copies || !v->work || !v->tables || !v->logits))
+        reason = "no memory";
+    for (uint32_t i = 0; !reason && i < d->n_layer; i++) {
+        const struct layer *l = &d->layers[i];
+        layers[i] = (struct device_layer){.q = matrix_of(&l->q),
+                                          .k = matrix_of(&l->k),
+                                          .v = matrix_of(&l->v),
+                                          .o = matrix_of(&l->o),
+                                          .gate = matrix_of(&l->gate),
+                                          .up = matrix_of(&l->up),
+                                          .down = matrix_of(&l->down),
+                                          .attn_norm = l->attn_norm,
+                                          .ffn_norm = l->ffn_norm,
+                                          .q_bias = l->q_bias,
+                                          .k_bias = l->k_bias,
+                                          .v_bias = l->v_bias,
+                                          .o_bias = l->o_bias};
+    }
+    if (!reason &&
+        api->decoder_open(&v->handle, &(struct device_decoder_desc){.n_layer = d->n_layer,
+                                                                    .n_embd = d->n_embd,
+                                                                    .n_head = d->n_head,
+                                                                    .n_kv_head = d->n_kv_head,
+                                                                    .head_dim = d->head_dim,
+                                                                    .n_ff = d->n_ff,
+                                                                    .n_vocab = d->n_vocab,
+                                                                    .n_ctx = d->n_ctx,
+                                                                    .n_rope = d->n_rope,
+                                                                    .window = d->window,
+                                                                    .halves = d->arch->halves,
+                                                                    .rows_many = DECODER_ROWS_MAX,
+                                                                    .slots_max = DECODER_ITEMS_MAX,
+                                                                    .n_pages = d->kv->n_pages,
+                                                                    .eps = d->eps,
+                                                                    .rope_step = d->rope_step,
+                                                                    .layers = layers,
+                                                                    .embedding = matrix_of(&d->embedding),
+                                                                    .output = matrix_of(&d->output),
+                                                                    .output_norm = d->output_norm}))
+        reason = api->error();
+    cairn_free(layers);
+    if (reason) {
+        device_refused(d->name, reason);
+        release(v);
+        return;
+    }
+    d->device = v;
+    d->kv->copied = note_copy;
+    d->kv->copied_ctx = v;
+}
+
+void decoder_device_close(struct decoder *d)
+{
+    release(d->device);
+    d->device = NULL;
+}
+
+/* What the device held is gone with it: kept beginnings are forgotten. */
+static void lose(struct decoder *d, const char *reason)
+{
+    struct decoder_device *v = d->device;
+    CAIRN_LOG(MODEL, WARN, "device failed, the CPU goes on model=%s reason=\"%s\"", d->name, reason);
+    (void)pthread_mutex_lock(&d->kv_lock);
+    atomic_store(&v->lost, true);
+    d->kv->copied = NULL;
+    prefix_clear(d->prefix);
+    (void)pthread_mutex_unlock(&d->kv_lock);
+    v->api->decoder_close(v->handle);
+    v->handle = NULL;
+}
+
+static bool do_copies(struct decoder *d)
+{
+    struct decoder_device *v = d->device;
+    (void)pthread_mutex_lock(&d->kv_lock);
+    size_t n = v->n_copies;
+    memcpy(v->work, v->copies, n * sizeof *v->work);
+    v->n_copies = 0;
+    (void)pthread_mutex_unlock(&d->kv_lock);
+    for (size_t i = 0; i < n; i++)
+        if (v->api->decoder_copy(v->handle, v->work[i].to, v->work[i].from))
+            return false;
+    return true;
+}
+
+bool decoder_device_step(struct decoder *d, const struct decoder_item *items, size_t n_items, float *logits)
+{
+    struct decoder_device *v = d->device;
+    struct device_step step = {.tokens = v->tokens,
+                               .positions = v->positions,
+                               .slots = v->slots,
+                               .tables = v->tables,
+                               .n_slots = (uint32_t)n_items,
+                               .tables_ld = v->tables_ld,
+                               .wanted = v->wanted};
+    bool in_order = true;
+    for (size_t i = 0; i < n_items; i++) {
+        in_order = in_order && (!i || items[i - 1].prompt <= items[i].prompt);
+        for (uint32_t p = 0; p < v->tables_ld; p++)
+            v->tables[i * v->tables_ld + p] =
+                p < items[i].seq->n_pages ? (int32_t)items[i].seq->table[p] : -1;
+    }
+    for (int many = 0; many < 2; many++)
+        for (size_t i = 0; i < n_items; i++) {
+            const struct decoder_item *t = &items[i];
+            if (t->prompt != many)
+                continue;
+            for (size_t j = 0; j < t->n; j++) {
+                uint32_t r = step.n_rows++;
+                v->tokens[r] = t->tokens[j];
+                v->positions[r] = (int32_t)(t->seq->len + j);
+                v->slots[r] = (int32_t)i;
+                if (logits && j + t->n_logits >= t->n)
+                    v->wanted[step.n_wanted++] = r;
+            }
+            step.n_many += many ? (uint32_t)t->n : 0;
+        }
+    float *to = in_order ? logits : v->logits;
+    step.logits = step.n_wanted ? to : NULL;
+    int32_t nothing;
+    if (!step.logits) /* waits all the same: an error belongs to the step that made it */
+        step.chosen = &nothing;
+    if (!do_copies(d) || v->api->decoder_step(v->handle, &step)) {
+        lose(d, v->api->error());
+        return false;
+    }
+    const float *from = to;
+    for (int many = 0; many < 2 && step.logits && !in_order; many++) {
+        float *out = logits; /* of items in the caller's order; from: those of few rows first */
+        for (size_t i = 0; i < n_items; i++) {
+            size_t n = items[i].n_logits * d->n_vocab;
+            if (items[i].prompt == many) {
+                memcpy(out, from, n * sizeof *out);
+                from += n;
+            }
+            out += n;
+        }
+    }
+    return true;
+}
