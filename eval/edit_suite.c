@@ -33,7 +33,6 @@ static int family_of_flag(const struct ground_flag *f)
         {"number",     F_VALUE    },
         {"date",       F_VALUE    },
         {"time",       F_VALUE    },
-        {"quote",      F_VALUE    },
         {"identifier", F_VALUE    },
         {"name",       F_NAME     },
         {"negation",   F_NEGATION },

@@ -916,7 +916,7 @@ static enum cairn_err read_claim(struct grounding *g, struct cairn_str text, siz
             caps += (c->words[i].flags & W_CAP) != 0;
         }
     bool title_case = contents >= 4 && caps * 10 >= contents * 8;
-    for (size_t i = 0; i < c->n_words && !title_case && c->n_names < NAMES_MAX;) {
+    for (size_t i = 0; i < c->n_words && !title_case && c->n_names < CLAIM_NAMES_MAX;) {
         if (!(c->words[i].flags & W_CAP) || !c->word_slot[i]) {
             i++;
             continue;

@@ -11,7 +11,7 @@
 #define SENT_TYPED_MAX 256u /* values read in one source sentence */
 #define QUESTION_WORDS_MAX 256u
 #define OPPOSITES_MAX 2048u
-#define NAMES_MAX 24u
+#define CLAIM_NAMES_MAX 24u
 #define CHAIN_STEPS_MAX 64u /* occurrences of a word triple looked at */
 #define CANDIDATES_MAX 8u   /* near-best evidence sentences examined for polarity, and embedded */
 #define VECTORS_MAX 4096u   /* source sentences whose vectors are kept */
@@ -78,7 +78,7 @@ struct claim {
     size_t slot_word[SLOTS_MAX]; /* a word of the slot, or SIZE_MAX for a value */
     size_t n_slots, n_word_slots;
     struct set novel; /* slots that are not in the question */
-    struct name names[NAMES_MAX];
+    struct name names[CLAIM_NAMES_MAX];
     size_t n_names;
     float total, total_novel;
     uint32_t cited[8];
