@@ -17,13 +17,14 @@ struct evidence {
     size_t n;
 };
 
-static void doubt(struct finding *d, const char *kind, size_t start, size_t end)
+/* share: of the confidence that the claim's nearness gives. */
+static void doubt(struct finding *d, const char *kind, size_t start, size_t end, float share)
 {
     for (size_t i = 0; i < d->n_flags; i++)
         if (strcmp(d->flags[i].kind, kind) == 0 && d->flags[i].start < end && d->flags[i].end > start)
             return;
     if (d->n_flags < GROUND_FLAGS_MAX)
-        d->flags[d->n_flags++] = (struct ground_flag){kind, start, end, false, 0};
+        d->flags[d->n_flags++] = (struct ground_flag){kind, start, end, false, share};
 }
 
 static void collect(const struct grounding *g, const struct finding *d, struct evidence *e)
@@ -85,7 +86,7 @@ static void units(const struct grounding *g, struct cairn_str text, struct findi
             other = other || unit_word(text_at(g, p), &g->words[p + 1]);
         }
         if (!same && other)
-            doubt(d, "number", w->start, u->end);
+            doubt(d, "number", w->start, u->end, 1);
     }
 }
 
@@ -99,7 +100,7 @@ static void names(const struct grounding *g, struct finding *d)
             bool there = ((d->everywhere.b[slot / 64] | d->near.b[slot / 64]) >> (slot % 64)) & 1,
                  asked = !((c->novel.b[slot / 64] >> (slot % 64)) & 1);
             if (!there && !asked && c->names[k].w1 - c->names[k].w0 > 1)
-                doubt(d, "name", c->words[i].start, c->words[i].end);
+                doubt(d, "name", c->words[i].start, c->words[i].end, 1);
         }
 }
 
@@ -127,16 +128,40 @@ static void negations(const struct grounding *g, const struct evidence *e, struc
             continue;
         mine = true;
         if (!theirs && (c->words[i].classes & WORD_NEGATOR) && !idle)
-            doubt(d, "negation", c->words[i].start, c->words[i].end);
+            doubt(d, "negation", c->words[i].start, c->words[i].end, 1);
     }
     if (mine || !all || !e->n || d->edit < REPEATED_MIN)
         return;
     for (size_t i = 0; i < c->n_words; i++)
         for (uint32_t w = g->sents[e->s[0]].w0; w < g->sents[e->s[0]].w1; w++)
             if (g->words[w].key == c->words[i].key && (g->words[w].scope & SCOPE_NEGATED)) {
-                doubt(d, "negation", c->words[i].start, c->words[i].end);
+                doubt(d, "negation", c->words[i].start, c->words[i].end, 1);
                 return;
             }
+}
+
+/* The first content word after w, before `end`. */
+static const struct gword *bearer(const struct gword *w, const struct gword *end)
+{
+    for (size_t k = 1; w + k < end && k <= 3; k++)
+        if (w[k].flags & W_CONTENT)
+            return &w[k];
+    return NULL;
+}
+/* Does an evidence sentence say another quantifier or modal of what the claim's word i is said of? */
+static bool same_bearer(const struct grounding *g, const struct evidence *e, size_t i)
+{
+    const struct claim *c = &g->c;
+    const struct gword *mine = bearer(&c->words[i], c->words + c->n_words);
+    for (size_t k = 0; k < e->n && mine; k++) {
+        const struct gword *end = g->words + g->sents[e->s[k]].w1;
+        for (const struct gword *w = g->words + g->sents[e->s[k]].w0; w < end; w++) {
+            const struct gword *theirs = w->classes & QUANTITY ? bearer(w, end) : NULL;
+            if (theirs && theirs->key == mine->key)
+                return true;
+        }
+    }
+    return false;
 }
 
 /* The claim's quantifier or modal stands in no evidence, and one stands there that the claim has not. */
@@ -160,7 +185,7 @@ static void quantities(const struct grounding *g, const struct evidence *e, stru
             for (uint32_t w = g->sents[e->s[k]].w0; w < g->sents[e->s[k]].w1 && !there; w++)
                 there = g->words[w].raw == c->words[i].raw;
         if (!there)
-            doubt(d, "quantifier", c->words[i].start, c->words[i].end);
+            doubt(d, "quantifier", c->words[i].start, c->words[i].end, same_bearer(g, e, i) ? 1 : 0.5f);
     }
 }
 
@@ -180,7 +205,7 @@ static void opposites(const struct grounding *g, const struct evidence *e, struc
             for (size_t j = 0; j < c->n_words; j++)
                 theirs = theirs && c->words[j].key != g->opposite_keys[k ^ 1];
             if (theirs && !mine)
-                doubt(d, "direction", c->words[i].start, c->words[i].end);
+                doubt(d, "direction", c->words[i].start, c->words[i].end, 1);
         }
 }
 
@@ -211,7 +236,7 @@ static void orders(const struct grounding *g, const struct evidence *e, struct f
                 reverse = reverse || first_b < first_a;
             }
             if (reverse && !same)
-                doubt(d, "binding", before->start, w->end);
+                doubt(d, "binding", before->start, w->end, (before->flags & w->flags & W_DIGIT) ? 1 : 0.8f);
         }
         before = w;
     }
@@ -241,6 +266,7 @@ void doubts_find(const struct grounding *g, struct cairn_str text, struct findin
     for (size_t i = 0; i < d->n_flags; i++) {
         struct ground_flag *f = &d->flags[i];
         bool apart = i < proofs && !f->contradiction && strcmp(f->kind, "binding") == 0;
-        f->confidence = apart ? near / 2 : i < strong ? 0.5f + near / 2 : near;
+        float share = i < proofs ? 1 : f->confidence;
+        f->confidence = apart ? near / 2 : (i < strong ? 0.5f + near / 2 : near) * share;
     }
 }
