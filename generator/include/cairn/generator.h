@@ -30,7 +30,8 @@ struct ground_evidence {
 };
 #define GROUND_EVIDENCE_MAX 4u
 #define GROUND_FLAGS_MAX 8u
-struct ground_flag { /* why a claim is not supported, or what was proved */
+struct ground_flag { /* why a claim is not supported, what was proved, or (of a supported one) where to look
+                      */
     /* "number", "date", "time", "name", "quote", "identifier", "negation", "quantifier", "direction",
      * "binding", "coverage", "similarity", "citation"; or what was proved: "verbatim" */
     const char *kind;
