@@ -310,10 +310,14 @@ static bool edit_date(struct cairn_str s, const struct piece *p, size_t n, struc
         struct piece x = p[(from + k) % n];
         for (int t = 0; t < TRIES; t++) {
             char w[16] = "";
-            if (year_like(s, x))
-                snprintf(w, sizeof w, "%d",
-                         atoi(s.p + x.start) + (draw(state, 2) ? 1 : -1) * (int)(1 + draw(state, 40)));
-            else if (x.capital)
+            if (year_like(s, x)) {
+                int year = 0;
+                for (size_t i = x.start; i < x.end; i++)
+                    year = 10 * year + (s.p[i] - '0');
+                bool later = draw(state, 2) != 0;
+                int years = 1 + (int)draw(state, 40);
+                snprintf(w, sizeof w, "%d", later ? year + years : year - years);
+            } else if (x.capital)
                 for (size_t m = 0; m < 12; m++) {
                     if (same_word(s, x, months[m]) && !(m == 4 && x.first))
                         snprintf(w, sizeof w, "%s", months[(m + 1 + draw(state, 11)) % 12]);
