@@ -8,6 +8,7 @@
 
 #define RETRIES_MAX 3u
 
+static const char *const enforce_names[] = {"mark", "drop", "abstain", NULL};  /* of enum answer_enforce */
 static const char *const mode_names[] = {"auto", "generate", "extract", NULL}; /* order of enum answer_mode */
 static const char *const rule_names[] = {"default", "none", "citations", "quote",
                                          NULL};                         /* of enum answer_rule */
@@ -524,7 +525,7 @@ static enum cairn_err ask_params(struct ask *a)
     struct call *c = a->c;
     uint64_t max_tokens = 0;
     double temperature = 0, top_p = 0, min_p = 0;
-    int mode = ANSWER_AUTO, rule = ANSWER_RULE_CONFIG, style = ANSWER_SENTENCES;
+    int mode = ANSWER_AUTO, rule = ANSWER_RULE_CONFIG, style = ANSWER_SENTENCES, enforce = ENFORCE_MARK;
     (void)p_str(&c->p, "question", true, 1, QUERY_BYTES_MAX, &a->want.question);
     query_params(c, &a->q, 5);
     (void)p_enum(&c->p, "mode", mode_names, &mode);
@@ -536,7 +537,7 @@ static enum cairn_err ask_params(struct ask *a)
     (void)p_num(&c->p, "min_p", false, 0, 1, &min_p);
     (void)p_uint(&c->p, "seed", false, 0, UINT64_MAX, &a->want.seed);
     (void)p_strs(&c->p, "stop", false, 16, 256, &a->stops, &a->n_stops);
-    (void)p_bool(&c->p, "drop_unsupported", &a->want.drop_unsupported);
+    (void)p_enum(&c->p, "enforce", enforce_names, &enforce);
     enum cairn_err err = p_close(&c->p, c);
     if (err)
         return err;
@@ -549,6 +550,7 @@ static enum cairn_err ask_params(struct ask *a)
     a->want.mode = (enum answer_mode)mode;
     a->want.rule = (enum answer_rule)rule;
     a->want.style = (enum answer_style)style;
+    a->want.enforce = (enum answer_enforce)enforce;
     a->want.max_tokens = (uint32_t)max_tokens;
     a->want.temperature = (float)temperature;
     a->want.top_p = (float)top_p;
@@ -808,6 +810,14 @@ done:
 
 /* ---- ground.check ---- */
 
+static size_t code_points(const char *p, size_t n)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        k += ((unsigned char)p[i] & 0xC0) != 0x80;
+    return k;
+}
+
 enum cairn_err m_ground_check(struct call *c)
 {
     struct cairn_str text = {NULL, 0}, question = {"", 0}, language = {NULL, 0};
@@ -817,7 +827,7 @@ enum cairn_err m_ground_check(struct call *c)
     struct encoder *e = NULL;
     struct grounding *g = NULL;
     struct ground_sentence *s = NULL;
-    size_t n = 0;
+    size_t n = 0, byte = 0, point = 0;
     float support = 0;
     char lang[24] = "english";
     (void)p_str(&c->p, "text", true, 1, GROUND_TEXT_BYTES_MAX, &text);
@@ -857,26 +867,34 @@ enum cairn_err m_ground_check(struct call *c)
     if (service_has_model(c->s, MODEL_EMBEDDER))
         err = service_encoder(c->s, MODEL_EMBEDDER, &e, c->why);
     if (!err)
-        err = grounding_open(
-            &g, src, list->size,
-            &(struct ground_opts){
-                .embedder = e, .language = lang, .question = question, .support_min = (float)support_min},
-            c->why);
+        err = grounding_open(&g, src, list->size,
+                             &(struct ground_opts){.embedder = e,
+                                                   .language = lang,
+                                                   .question = question,
+                                                   .by_hand = !conf_on(c->s, "grounding.trained"),
+                                                   .support_min = (float)support_min},
+                             c->why);
     if (!err)
         err = grounding_check_text(g, text, &s, &n, &support, c->why);
     if (!err) {
         struct pk *k = &c->out;
-        call_map(c, 2);
+        call_map(c, 3);
         pk_knum(k, "support_score", (double)support);
+        pk_knum(k, "p_unsupported", (double)grounding_chance(g));
         pk_cstr(k, "claims");
         pk_array(k, n);
         for (size_t i = 0; i < n; i++) {
             const struct ground_sentence *t = &s[i];
             size_t cited = t->verdict == VERDICT_SUPPORTED ? t->n_evidence : 0;
-            pk_map(k, 9);
+            pk_map(k, 11);
             pk_kstr(k, "text", (struct cairn_str){text.p + t->start, t->end - t->start});
             pk_kuint(k, "start_pos", t->start);
             pk_kuint(k, "end_pos", t->end);
+            point += code_points(text.p + byte, t->start - byte);
+            pk_kuint(k, "start_point", point);
+            point += code_points(text.p + t->start, t->end - t->start);
+            pk_kuint(k, "end_point", point);
+            byte = t->end;
             pk_kcstr(k, "verdict", verdict_name(t->verdict));
             pk_knum(k, "score", (double)t->score);
             pk_knum(k, "contradiction", (double)t->contradiction);
@@ -901,11 +919,16 @@ enum cairn_err m_ground_check(struct call *c)
             pk_cstr(k, "flags");
             pk_array(k, t->n_flags);
             for (size_t j = 0; j < t->n_flags; j++) {
-                pk_map(k, 4);
-                pk_kcstr(k, "kind", t->flags[j].kind);
-                pk_kuint(k, "start", t->flags[j].start);
-                pk_kuint(k, "end", t->flags[j].end);
-                pk_kbool(k, "contradiction", t->flags[j].contradiction);
+                const struct ground_flag *f = &t->flags[j];
+                size_t from = code_points(text.p, f->start);
+                pk_map(k, 7);
+                pk_kcstr(k, "kind", f->kind);
+                pk_kuint(k, "start", f->start);
+                pk_kuint(k, "end", f->end);
+                pk_kuint(k, "start_point", from);
+                pk_kuint(k, "end_point", from + code_points(text.p + f->start, f->end - f->start));
+                pk_kbool(k, "contradiction", f->contradiction);
+                pk_knum(k, "confidence", (double)f->confidence);
             }
         }
         call_end(c);

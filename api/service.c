@@ -52,7 +52,7 @@ const struct method api_methods[] = {
      m_search                                                                                                             },
     {{"ask",
       "{collection, question, k, mode, rule, style, max_tokens, temperature, top_p, min_p, seed, stop, "
-      "drop_unsupported, "
+      "enforce, "
       "exact, index, ef, nprobe, explain, principals}",
       ROLE_READ_ONLY, false, true, false},
      m_ask                                                                                                                },

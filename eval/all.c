@@ -72,7 +72,7 @@ static void find_parts(struct parts *p, const char *root, bool vectors)
                 add_part(p, "answers", dir, "questions.jsonl", name);
             if ((holds(dir, "responses.jsonl") && holds(dir, "sources.jsonl")) ||
                 holds(dir, "begin_dev_wow.jsonl") || holds(dir, "sales_email.summaries.jsonl") ||
-                (holds(dir, "claims.jsonl") && !corpus))
+                holds(dir, "stance.jsonl") || (holds(dir, "claims.jsonl") && !corpus))
                 add_part(p, "grounding", dir, NULL, name);
         }
         cairn_free(dir);

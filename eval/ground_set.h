@@ -29,17 +29,27 @@ struct ground_set {
     uint32_t *table; /* open addressing by key, at most half full; 0 empty, else index + 1 */
     size_t n_sources, cap_sources, n_texts, cap_texts, n_table;
     bool has_spans;
+    bool marks_are_changes; /* not people's: the marks say what was edited; to learn from, not to judge by */
+    bool claimless_is_bad;  /* a text without a claim counts as unsupported (BEGIN's "generic") */
 };
 
 /* *s zeroed before; release it also after a failure. */
 CAIRN_MUST_USE enum cairn_err ground_set_read(struct ground_set *s, const char *dir, struct cairn_why *why);
 void ground_set_release(struct ground_set *s);
+/* For sets that are made rather than read. The source of this key, added with its text when new; a text; a
+ * mark on the text added last, in code points. */
+CAIRN_MUST_USE enum cairn_err ground_set_source(struct ground_set *s, const char *key, const char *text,
+                                                uint32_t *out, struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err ground_set_text(struct ground_set *s, uint32_t source, const char *question,
+                                              const char *text, bool positive, struct cairn_why *why);
+CAIRN_MUST_USE enum cairn_err ground_set_mark(struct ground_set *s, size_t start, size_t end,
+                                              struct cairn_why *why);
 /* A checker for text number `text` over the passages of `source` (its own, or another's). */
 CAIRN_MUST_USE enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s, size_t text,
-                                              uint32_t source, const struct ground_trees *trees,
+                                              uint32_t source, const struct ground_combiner *combiner,
                                               struct cairn_why *why);
-/* Measures and prints; o: set, seed, k (draws), json. trees: of each fold, NULL the weights set by hand. */
+/* Measures and prints; o: set, seed, k (draws), json. of_fold: NULL the weights set by hand. */
 int ground_set_report(const struct options *o, struct ground_set *s,
-                      const struct ground_trees *const trees[GM_FOLDS]);
+                      const struct ground_combiner *const of_fold[GM_FOLDS]);
 
 #endif

@@ -13,6 +13,10 @@
 #include "ground_metrics.h"
 #include "ground_set.h"
 
+#include "edits.h"
+
+#include "../generator/combiner.h"
+
 #include <glob.h>
 #include <math.h>
 #include <stdlib.h>
@@ -101,7 +105,7 @@ static enum cairn_err piece_add(struct text_source *t, const char *p, size_t len
     return CAIRN_OK;
 }
 
-static enum cairn_err text_add(struct ground_set *s, uint32_t source, const char *question, const char *text,
+enum cairn_err ground_set_text(struct ground_set *s, uint32_t source, const char *question, const char *text,
                                bool positive, struct cairn_why *why)
 {
     if (!eval_grow((void **)&s->texts, &s->cap_texts, s->n_texts + 1, sizeof *s->texts))
@@ -111,6 +115,23 @@ static enum cairn_err text_add(struct ground_set *s, uint32_t source, const char
     t->question = cairn_strdup(question);
     t->text = cairn_strdup(text);
     return t->text && (t->question || !question) ? CAIRN_OK : cairn_fail(why, CAIRN_ENOMEM, "texts");
+}
+
+enum cairn_err ground_set_source(struct ground_set *s, const char *key, const char *text, uint32_t *out,
+                                 struct cairn_why *why)
+{
+    bool added;
+    enum cairn_err err = source_of(s, key, out, &added, why);
+    return err || !added ? err : piece_add(&s->sources[*out], text, strlen(text), why);
+}
+
+enum cairn_err ground_set_mark(struct ground_set *s, size_t start, size_t end, struct cairn_why *why)
+{
+    struct judged_text *t = &s->texts[s->n_texts - 1];
+    if (!eval_grow((void **)&t->marks, &t->cap_marks, t->n_marks + 1, sizeof *t->marks))
+        return cairn_fail(why, CAIRN_ENOMEM, "labels");
+    t->marks[t->n_marks++] = (struct mark){start, end};
+    return CAIRN_OK;
 }
 
 static enum cairn_err lacks(struct cairn_why *why, const char *what)
@@ -180,21 +201,18 @@ static enum cairn_err ragtruth_response(void *ctx, json_t *o, size_t line, struc
     if (!err && at >= known)
         err = cairn_fail(why, CAIRN_EINVAL, "source %s is not in sources.jsonl", id);
     if (!err)
-        err = text_add(q->set, at, q->of[at], response, json_array_size(labels) > 0, why);
-    if (err)
-        return err;
-    struct judged_text *t = &q->set->texts[q->set->n_texts - 1];
+        err = ground_set_text(q->set, at, q->of[at], response, json_array_size(labels) > 0, why);
     json_array_foreach(labels, i, label)
     {
+        if (err)
+            break;
         json_int_t start = json_integer_value(json_object_get(label, "start")),
                    end = json_integer_value(json_object_get(label, "end"));
         if (start < 0 || end < start)
             return cairn_fail(why, CAIRN_EINVAL, "label %zu: start and end do not make a span", i);
-        if (!eval_grow((void **)&t->marks, &t->cap_marks, t->n_marks + 1, sizeof *t->marks))
-            return cairn_fail(why, CAIRN_ENOMEM, "labels");
-        t->marks[t->n_marks++] = (struct mark){(size_t)start, (size_t)end};
+        err = ground_set_mark(q->set, (size_t)start, (size_t)end, why);
     }
-    return CAIRN_OK;
+    return err;
 }
 
 /* ---- WiCE, BEGIN, SummEdits ---- */
@@ -232,7 +250,7 @@ static enum cairn_err wice_claim(void *ctx, json_t *o, size_t line, struct cairn
             err = piece_add(&s->sources[at], (const char *)b.bytes + from, end - from, why);
     }
     cairn_buf_release(&b);
-    return err ? err : text_add(s, at, NULL, claim, strcmp(label, "supported") != 0, why);
+    return err ? err : ground_set_text(s, at, NULL, claim, strcmp(label, "supported") != 0, why);
 }
 
 static enum cairn_err begin_reply(void *ctx, json_t *o, size_t line, struct cairn_why *why)
@@ -248,7 +266,7 @@ static enum cairn_err begin_reply(void *ctx, json_t *o, size_t line, struct cair
     enum cairn_err err = source_of(s, k, &at, &added, why);
     if (!err && added)
         err = piece_add(&s->sources[at], k, strlen(k), why);
-    return err ? err : text_add(s, at, NULL, reply, strcmp(label, "Fully attributable") != 0, why);
+    return err ? err : ground_set_text(s, at, NULL, reply, strcmp(label, "Fully attributable") != 0, why);
 }
 
 static enum cairn_err summedits_document(void *ctx, json_t *o, size_t line, struct cairn_why *why)
@@ -266,6 +284,66 @@ static enum cairn_err summedits_document(void *ctx, json_t *o, size_t line, stru
     return err ? err : piece_add(&s->sources[at], text, strlen(text), why);
 }
 
+/* Marks the words of `after` that are not in the longest common subsequence with `before`; where words were
+ * only taken out, the one after them. */
+static enum cairn_err mark_changes(struct ground_set *s, const char *before, const char *after,
+                                   struct cairn_why *why)
+{
+    enum { MAX = 400 };
+    struct cairn_span a[MAX], b[MAX];
+    size_t n[2] = {0, 0};
+    for (int k = 0; k < 2; k++) {
+        const char *p = k ? after : before;
+        struct cairn_span *w = k ? b : a;
+        for (size_t i = 0; p[i] && n[k] < MAX;) {
+            while (p[i] && strchr(" \t\n", p[i]))
+                i++;
+            size_t from = i;
+            while (p[i] && !strchr(" \t\n", p[i]))
+                i++;
+            if (i > from)
+                w[n[k]++] = (struct cairn_span){from, i};
+        }
+    }
+    uint16_t(*common)[MAX + 1] = cairn_calloc(MAX + 1, sizeof *common);
+    if (!common)
+        return cairn_fail(why, CAIRN_ENOMEM, "changes of a summary");
+    for (size_t i = n[0]; i-- > 0;)
+        for (size_t j = n[1]; j-- > 0;) {
+            size_t len = a[i].end - a[i].start;
+            bool same =
+                len == b[j].end - b[j].start && memcmp(before + a[i].start, after + b[j].start, len) == 0;
+            uint16_t skip = common[i + 1][j] > common[i][j + 1] ? common[i + 1][j] : common[i][j + 1];
+            common[i][j] = same ? (uint16_t)(common[i + 1][j + 1] + 1) : skip;
+        }
+    enum cairn_err err = CAIRN_OK;
+    bool gone = false;
+    for (size_t i = 0, j = 0; j < n[1] && !err;) {
+        size_t len = i < n[0] ? a[i].end - a[i].start : 0;
+        bool same = i < n[0] && len == b[j].end - b[j].start &&
+                    memcmp(before + a[i].start, after + b[j].start, len) == 0;
+        if (!same && i < n[0] && common[i + 1][j] >= common[i][j + 1]) {
+            gone = true;
+            i++;
+            continue;
+        }
+        if (!same || gone) {
+            size_t at = 0, point = 0;
+            for (; at < b[j].start; at++)
+                point += ((unsigned char)after[at] & 0xC0) != 0x80;
+            size_t from = point;
+            for (; at < b[j].end; at++)
+                point += ((unsigned char)after[at] & 0xC0) != 0x80;
+            err = ground_set_mark(s, from, point, why);
+        }
+        gone = false;
+        i += same;
+        j++;
+    }
+    cairn_free(common);
+    return err;
+}
+
 static enum cairn_err summedits_summary(void *ctx, json_t *o, size_t line, struct cairn_why *why)
 {
     (void)line;
@@ -280,7 +358,24 @@ static enum cairn_err summedits_summary(void *ctx, json_t *o, size_t line, struc
     enum cairn_err err = source_of(s, id, &at, &added, why);
     if (!err && at >= known)
         err = cairn_fail(why, CAIRN_EINVAL, "document %s is not among the documents", id);
-    return err ? err : text_add(s, at, NULL, text, json_integer_value(label) == 0, why);
+    bool bad = json_integer_value(label) == 0;
+    const char *before = text_of(o, "original_summary");
+    if (!err)
+        err = ground_set_text(s, at, NULL, text, bad, why);
+    return err || !bad || !before ? err : mark_changes(s, before, text, why);
+}
+
+static enum cairn_err factcheck_claim(void *ctx, json_t *o, size_t line, struct cairn_why *why)
+{
+    (void)line;
+    struct ground_set *s = ctx;
+    const char *claim = text_of(o, "claim"), *evidence = text_of(o, "evidence"),
+               *stance = text_of(o, "stance");
+    uint32_t at;
+    if (!claim || !evidence || !stance)
+        return lacks(why, "claim, evidence, stance");
+    enum cairn_err err = ground_set_source(s, evidence, evidence, &at, why);
+    return err ? err : ground_set_text(s, at, NULL, claim, strcmp(stance, "completely-support") != 0, why);
 }
 
 typedef enum cairn_err (*reader)(void *ctx, json_t *o, size_t line, struct cairn_why *why);
@@ -321,15 +416,21 @@ enum cairn_err ground_set_read(struct ground_set *s, const char *dir, struct cai
     if (err || m)
         goto done;
     err = each_file(dir, "begin_dev_*.jsonl", begin_reply, s, &m, why);
+    s->claimless_is_bad = m > 0;
+    if (err || m)
+        goto done;
+    err = each_file(dir, "stance.jsonl", factcheck_claim, s, &m, why);
     if (err || m)
         goto done;
     err = each_file(dir, "*.documents.jsonl", summedits_document, s, &n, why);
+    s->marks_are_changes = n > 0;
     if (!err)
         err = each_file(dir, "*.summaries.jsonl", summedits_summary, s, &m, why);
 done:
     if (!err && !m)
-        err = cairn_fail(why, CAIRN_ENOTFOUND,
-                         "%s: no set of a known layout (RAGTruth, WiCE, BEGIN, SummEdits)", dir);
+        err =
+            cairn_fail(why, CAIRN_ENOTFOUND,
+                       "%s: no set of a known layout (RAGTruth, WiCE, BEGIN, Factcheck-GPT, SummEdits)", dir);
     if (!err && !s->n_texts)
         err = cairn_fail(why, CAIRN_EINVAL, "%s: nothing to judge", dir);
     return err;
@@ -338,7 +439,7 @@ done:
 /* ---- running the checker ---- */
 
 enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s, size_t text, uint32_t source,
-                               const struct ground_trees *trees, struct cairn_why *why)
+                               const struct ground_combiner *combiner, struct cairn_why *why)
 {
     const struct text_source *src = &s->sources[source];
     struct ground_source given[GROUND_SOURCES_MAX];
@@ -347,7 +448,8 @@ enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s,
         return cairn_fail(why, CAIRN_EFULL, "%zu passages; the checker takes %u", src->n, GROUND_SOURCES_MAX);
     for (size_t k = 0; k < src->n; k++)
         given[k] = (struct ground_source){.text = cairn_str_of(src->pieces[k])};
-    struct ground_opts opts = {.question = cairn_str_of(s->texts[text].question), .trees = trees};
+    struct ground_opts opts = {
+        .question = cairn_str_of(s->texts[text].question), .combiner = combiner, .by_hand = !combiner};
     return grounding_open(g, given, src->n, &opts, why);
 }
 
@@ -369,23 +471,70 @@ static void verdicts_release(struct verdicts *v)
     *v = (struct verdicts){0};
 }
 
-/* Which code points people marked: on[n] and their number. on has a place for each byte. */
+/* Which bytes people marked, and the number of code points that is. */
 static size_t marks_unite(const struct judged_text *t, bool *on, size_t bytes)
 {
-    size_t n = 0;
-    memset(on, 0, bytes + 1);
-    for (size_t i = 0; i < t->n_marks; i++)
-        for (size_t k = t->marks[i].start; k < t->marks[i].end && k < bytes; k++) {
-            n += !on[k];
-            on[k] = true;
+    size_t n = 0, point = 0;
+    for (size_t b = 0; b < bytes; b++) {
+        if (((unsigned char)t->text[b] & 0xC0) == 0x80) {
+            on[b] = b && on[b - 1];
+            continue;
         }
+        on[b] = false;
+        for (size_t i = 0; i < t->n_marks && !on[b]; i++)
+            on[b] = point >= t->marks[i].start && point < t->marks[i].end;
+        n += on[b];
+        point++;
+    }
     return n;
 }
 
 enum way { CHECKER, LENGTH, SHUFFLED };
 
+static enum cairn_err add_span(const struct judged_text *t, size_t start, size_t end, double score,
+                               const bool *on, struct verdicts *v, struct cairn_why *why)
+{
+    struct gm_span span = {.source = t->source, .score = score};
+    for (size_t b = start; b < end; b++)
+        if (((unsigned char)t->text[b] & 0xC0) != 0x80) {
+            span.len++;
+            span.marked += on[b];
+        }
+    if (!eval_grow((void **)&v->spans, &v->cap_spans, v->n_spans + 1, sizeof *v->spans))
+        return cairn_fail(why, CAIRN_ENOMEM, "spans");
+    v->spans[v->n_spans++] = span;
+    return CAIRN_OK;
+}
+
+/* A whole sentence; or its words, each by the mean over itself and its neighbours, and what lies between two
+ * words by the lower of them, so that it is flagged when both are. */
+static enum cairn_err add_spans(const struct judged_text *t, struct grounding *g, bool words, bool by_length,
+                                const struct ground_sentence *s, double score, const bool *on,
+                                struct verdicts *v, struct cairn_why *why)
+{
+    if (!words)
+        return add_span(t, s->start, s->end, by_length ? (double)(s->end - s->start) : score, on, v, why);
+    struct ground_words r;
+    enum cairn_err err = grounding_words(g, cairn_str_of(t->text), s->start, s->end, &r, why);
+    double before = 0;
+    for (size_t i = 0; i < r.n && !err; i++) {
+        double sum = 0;
+        for (size_t k = 0; k < 3; k++) {
+            size_t at = i + k < 1 ? 0 : i + k - 1 < r.n ? i + k - 1 : r.n - 1;
+            sum += logistic_16(r.margin[at]) / 65536.0;
+        }
+        sum /= 3;
+        if (i)
+            err = add_span(t, r.spans[2 * i - 1], r.spans[2 * i], fmin(sum, before), on, v, why);
+        if (!err)
+            err = add_span(t, r.spans[2 * i], r.spans[2 * i + 1], sum, on, v, why);
+        before = sum;
+    }
+    return err;
+}
+
 static enum cairn_err check_one(const struct ground_set *s, size_t i, enum way way,
-                                const struct ground_trees *trees, struct verdicts *v, bool *on,
+                                const struct ground_combiner *combiner, struct verdicts *v, bool *on,
                                 struct cairn_why *why)
 {
     const struct judged_text *t = &s->texts[i];
@@ -396,40 +545,28 @@ static enum cairn_err check_one(const struct ground_set *s, size_t i, enum way w
     struct grounding *g = NULL;
     struct ground_sentence *list = NULL;
     int64_t begun = cairn_now_us();
-    enum cairn_err err = ground_set_open(&g, s, i, from, trees, why);
+    enum cairn_err err = ground_set_open(&g, s, i, from, combiner, why);
     if (!err)
         err = grounding_check_text(g, (struct cairn_str){t->text, len}, &list, &n, NULL, why);
     v->took_us[i] = cairn_now_us() - begun;
-    grounding_close(g);
-    if (err)
-        return err;
-    size_t marked = marks_unite(t, on, len), byte = 0, point = 0;
-    v->marked[t->source] += marked;
-    double worst = 0;
+    double worst = 0, chance = err ? 0 : (double)grounding_text_chance(g);
+    size_t claims = 0;
+    v->marked[t->source] += marks_unite(t, on, len);
     for (size_t k = 0; k < n && !err; k++) {
         double score = list[k].verdict == VERDICT_NO_CLAIM ? 0 : 1 - (double)list[k].score;
-        struct gm_span span = {.source = t->source, .score = score};
-        v->claims += list[k].verdict != VERDICT_NO_CLAIM;
+        claims += list[k].verdict != VERDICT_NO_CLAIM;
         v->flagged += list[k].verdict == VERDICT_UNSUPPORTED;
         worst = fmax(worst, score);
-        for (; byte < list[k].end; byte++) {
-            if (((unsigned char)t->text[byte] & 0xC0) == 0x80)
-                continue;
-            if (byte >= list[k].start) {
-                span.len++;
-                span.marked += on[point];
-            }
-            point++;
-        }
-        if (way == LENGTH)
-            span.score = (double)span.len;
-        if (!s->has_spans)
-            continue;
-        if (!eval_grow((void **)&v->spans, &v->cap_spans, v->n_spans + 1, sizeof *v->spans))
-            err = cairn_fail(why, CAIRN_ENOMEM, "spans");
-        else
-            v->spans[v->n_spans++] = span;
+        if (s->has_spans)
+            err = add_spans(t, g, combiner && combiner->word_spans && way != LENGTH, way == LENGTH, &list[k],
+                            score, on, v, why);
     }
+    v->claims += claims;
+    if (!isnan(chance))
+        worst = chance;
+    else if (s->claimless_is_bad && !claims)
+        worst = 1;
+    grounding_close(g);
     cairn_free(list);
     v->answers[i] = (struct gm_answer){
         .score = way == LENGTH ? (double)len : worst, .positive = t->positive, .source = t->source};
@@ -437,7 +574,7 @@ static enum cairn_err check_one(const struct ground_set *s, size_t i, enum way w
 }
 
 static enum cairn_err check_all(const struct ground_set *s, enum way way, const struct options *o,
-                                const uint8_t *fold, const struct ground_trees *const trees[GM_FOLDS],
+                                const uint8_t *fold, const struct ground_combiner *const of_fold[GM_FOLDS],
                                 struct verdicts *v, struct cairn_why *why)
 {
     static const char *const what[] = {"checking", "by length", "with other passages"};
@@ -453,7 +590,7 @@ static enum cairn_err check_all(const struct ground_set *s, enum way way, const 
     for (size_t i = 0; i < s->n_texts && !err; i++) {
         err = cairn_stopped(&run_stop, why);
         if (!err)
-            err = check_one(s, i, way, trees[fold[s->texts[i].source]], v, on, why);
+            err = check_one(s, i, way, of_fold[fold[s->texts[i].source]], v, on, why);
         progress(o, what[way], i + 1, s->n_texts);
     }
     progress_clear();
@@ -519,8 +656,9 @@ static const char *const way_names[N_WAYS] = {"checker", "flag_everything", "len
                                               "shuffled_context"};
 
 static enum cairn_err score_all(struct ground_set *s, const struct options *o,
-                                const struct ground_trees *const trees[GM_FOLDS], struct gm_result r[N_WAYS],
-                                struct verdicts *first, double flagged[N_WAYS], struct cairn_why *why)
+                                const struct ground_combiner *const of_fold[GM_FOLDS],
+                                struct gm_result r[N_WAYS], struct verdicts *first, double flagged[N_WAYS],
+                                struct cairn_why *why)
 {
     static const enum way ways[N_WAYS] = {CHECKER, CHECKER, LENGTH, SHUFFLED};
     uint8_t *fold = cairn_calloc(s->n_sources, sizeof *fold);
@@ -529,7 +667,7 @@ static enum cairn_err score_all(struct ground_set *s, const struct options *o,
     for (size_t w = 0; w < N_WAYS && !err; w++) {
         struct verdicts v = {0}, *use = w <= 1 ? first : &v;
         if (w != 1)
-            err = check_all(s, ways[w], o, fold, trees, use, why);
+            err = check_all(s, ways[w], o, fold, of_fold, use, why);
         struct gm_set set = {.answers = use->answers,
                              .spans = use->spans,
                              .n_answers = s->n_texts,
@@ -604,27 +742,30 @@ static int report(const struct options *o, const struct ground_set *s, const str
 }
 
 int ground_set_report(const struct options *o, struct ground_set *s,
-                      const struct ground_trees *const trees[GM_FOLDS])
+                      const struct ground_combiner *const of_fold[GM_FOLDS])
 {
     struct cairn_why why = {0};
     struct verdicts v = {0};
     struct gm_result r[N_WAYS];
     double flagged[N_WAYS];
-    enum cairn_err err = score_all(s, o, trees, r, &v, flagged, &why);
+    enum cairn_err err = score_all(s, o, of_fold, r, &v, flagged, &why);
     int code = err ? tell_err(o, err, &why) : report(o, s, r, &v, flagged);
     verdicts_release(&v);
     return code;
 }
 
 static const struct option_row rows[] = {
-    {"set",   "DIR",  "RAGTruth, WiCE, BEGIN or SummEdits files",                      O_TEXT,  offsetof(struct options, set)   },
-    {"model", "FILE", "a trained combiner (default: the weights set by hand)",         O_TEXT,
-     offsetof(struct options,                                                                                            models)},
-    {"seed",  "N",    "of the folds and the bootstrap (default 1)",                    O_WHOLE, offsetof(struct options, seed)  },
-    {"draws", "N",    "of the bootstrap over sources (default 1000; 0: no intervals)", O_WHOLE,
-     offsetof(struct options,                                                                                            k)     },
-    {"json",  NULL,   "one JSON object",                                               O_FLAG,  offsetof(struct options, json)  },
-    {"quiet", NULL,   "no progress",                                                   O_FLAG,  offsetof(struct options, quiet) },
+    {"set",     "DIR",  "RAGTruth, WiCE, BEGIN or SummEdits files",                             O_TEXT,  offsetof(struct options, set)   },
+    {"suite",   "NAME", "edits: single edits in the set's clean texts; extracts: copies; time", O_TEXT,
+     offsetof(struct options,                                                                                                     mode)  },
+    {"by-hand", NULL,   "the weights set by hand alone",                                        O_FLAG,  offsetof(struct options, both)  },
+    {"model",   "FILE", "a trained combiner (default: the shipped one)",                        O_TEXT,
+     offsetof(struct options,                                                                                                     models)},
+    {"seed",    "N",    "of the folds and the bootstrap (default 1)",                           O_WHOLE, offsetof(struct options, seed)  },
+    {"draws",   "N",    "of the bootstrap over sources (default 1000; 0: no intervals)",        O_WHOLE,
+     offsetof(struct options,                                                                                                     k)     },
+    {"json",    NULL,   "one JSON object",                                                      O_FLAG,  offsetof(struct options, json)  },
+    {"quiet",   NULL,   "no progress",                                                          O_FLAG,  offsetof(struct options, quiet) },
 };
 #define N_ROWS (sizeof rows / sizeof *rows)
 
@@ -641,6 +782,17 @@ int eval_grounding(int argc, char **argv)
                       rows, N_ROWS, stdout);
         return finish_output(&o);
     }
+    int (*suite)(const struct options *, struct ground_set *, const struct ground_combiner *) = NULL;
+    if (o.mode) {
+        suite = strcmp(o.mode, "edits") == 0      ? edit_suite
+                : strcmp(o.mode, "extracts") == 0 ? extract_suite
+                : strcmp(o.mode, "time") == 0     ? ground_time
+                                                  : NULL;
+        if (!suite)
+            return tell(&o, USAGE, "--suite: edits, extracts or time");
+    }
+    if (o.both && o.models)
+        return tell(&o, USAGE, "--by-hand is without a model");
     if (!o.set)
         return tell(&o, USAGE, "--set DIR says what to judge; --help says more");
     if (o.k > 100000)
@@ -648,15 +800,17 @@ int eval_grounding(int argc, char **argv)
     run_watch();
     struct cairn_why why = {0};
     struct ground_set s = {0};
-    struct ground_trees *model = NULL;
-    enum cairn_err err = o.models ? ground_trees_open(&model, o.models, &why) : CAIRN_OK;
+    struct ground_combiner *model = NULL;
+    enum cairn_err err = o.models ? ground_combiner_open(&model, o.models, &why) : CAIRN_OK;
     if (!err)
         err = ground_set_read(&s, o.set, &why);
-    const struct ground_trees *trees[GM_FOLDS];
+    const struct ground_combiner *of_fold[GM_FOLDS], *use = o.both  ? NULL
+                                                            : model ? model
+                                                                    : combiner_shipped();
     for (size_t f = 0; f < GM_FOLDS; f++)
-        trees[f] = model;
-    code = err ? tell_err(&o, err, &why) : ground_set_report(&o, &s, trees);
+        of_fold[f] = use;
+    code = err ? tell_err(&o, err, &why) : suite ? suite(&o, &s, use) : ground_set_report(&o, &s, of_fold);
     ground_set_release(&s);
-    ground_trees_close(model);
+    ground_combiner_close(model);
     return code;
 }

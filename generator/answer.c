@@ -392,6 +392,7 @@ static enum cairn_err open_grounding(struct work *w, size_t n, size_t first_len,
                                   .embed_baseline = w->g->baseline,
                                   .language = w->q->language,
                                   .question = question,
+                                  .by_hand = conf(w->g, "grounding.trained") < 0.5,
                                   .support_min = (float)conf(w->g, "grounding.support_min")};
     return grounding_open(&w->grounding, s, n, &o, why);
 }
@@ -843,7 +844,13 @@ static enum cairn_err finish(struct work *w, struct cairn_why *why)
     bool cut_short = strcmp(a->finish, "cancelled") == 0 || strcmp(a->finish, "deadline") == 0;
     if (!supported && !cut_short)
         return refuse(a, refused ? REFUSAL_MODEL : REFUSAL_UNSUPPORTED, why);
-    drop_sentences(a, c, w->q->drop_unsupported);
+    bool any = false;
+    for (size_t i = 0; i < a->n_sentences; i++)
+        any = any || a->sentences[i].verdict == VERDICT_UNSUPPORTED;
+    if (any && w->q->enforce == ENFORCE_ABSTAIN && !cut_short)
+        return refuse(a, REFUSAL_UNSUPPORTED, why);
+    /* what was cut short is no refusal, and keeps what is carried */
+    drop_sentences(a, c, w->q->enforce != ENFORCE_MARK);
     return CAIRN_OK;
 }
 

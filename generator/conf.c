@@ -32,6 +32,8 @@ const struct cairn_conf generator_conf[] = {
     {"generator.exact_prompt",          0,                   0,    1,     false,
      "1: a prompt's inputs keep 14 bits instead of 8; greedy answers then equal the float reference's, "
      "prompts take longer"                                                                                                                  },
+    {"grounding.trained",               1,                   0,    1,     true,
+     "1: the shipped trained combiner (generator/grounding.model); 0: the weights set by hand"                                              },
     {"grounding.support_min",           0.5,                 0.05, 0.99,  true,  "a sentence with at least this support is supported"       },
 };
 const size_t generator_conf_len = sizeof generator_conf / sizeof generator_conf[0];

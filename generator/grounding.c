@@ -10,125 +10,14 @@
  *
  * Threads: one at a time per struct grounding. Everything is deterministic: no clocks, no addresses, fixed
  * orders. */
-#include "grounding_internal.h"
+#include "grounding_state.h"
 #include "grounding_weights.h"
-#include "trees.h"
-#include "typed.h"
+#include "tokens.h"
 #include "words.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
-
-#define SLOTS_MAX 256u /* content words and values of one claim that are told apart */
-#define CLAIM_TYPED_MAX 64u
-#define SENT_TYPED_MAX 256u /* values read in one source sentence */
-#define QUESTION_WORDS_MAX 256u
-#define NAMES_MAX 24u
-#define CHAIN_STEPS_MAX 64u /* occurrences of a word triple looked at */
-#define CANDIDATES_MAX 8u   /* near-best evidence sentences examined for polarity, and embedded */
-#define VECTORS_MAX 4096u   /* source sentences whose vectors are kept */
-#define NONE UINT32_MAX
-#define TYPED_WEIGHT 1.5f /* a value's share in coverage, in units of idf */
-#define IDF_MIN 0.2f
-#define SWAPPED_SENTENCES_MAX 2u /* a word that stands in more places distinguishes nothing */
-#define SWAPPED_COVER_MIN 0.5f   /* below, the other sentence speaks of something else */
-#define POLARITY_COVER_MIN 0.5f  /* below, the best sentence need not speak of the same thing */
-#define EDIT_COVER_MIN 0.4f
-#define EDIT_MIN                                                                                             \
-    0.5f /* a source sentence that the claim repeats to this share: a changed word is a contradiction */
-#define FRAGMENT_SLOTS_MAX 2u
-#define FRAGMENT_NEAR 2u            /* sentences on either side */
-#define FRAGMENT_QUESTION_MIN 0.34f /* share of the question's words */
-
-enum { W_CONTENT = 1, W_CAP = 2, W_ACRONYM = 4, W_DIGIT = 8, W_CLAUSE_END = 16 };
-enum { SCOPE_NEGATED = 1, SCOPE_ALL = 2, SCOPE_SOME = 4, SCOPE_MUST = 8, SCOPE_MAY = 16, SCOPE_UNSURE = 32 };
-
-struct gword {
-    uint64_t key; /* of the folded stem */
-    uint32_t id, raw, start, end;
-    uint8_t flags, classes, scope;
-};
-struct gsent {
-    uint32_t w0, w1, t0, t1;
-    size_t start, end;
-    uint32_t source, vector; /* vector: index into vectors or NONE */
-};
-struct gsource {
-    struct cairn_str text;
-    const float *vector;
-    uint32_t w0, w1, s0, s1;
-};
-struct set { /* which slots of the claim are there */
-    uint64_t b[SLOTS_MAX / 64];
-};
-struct name {
-    uint32_t w0, w1;
-};
-struct map_slot {
-    uint64_t key, value;
-};
-
-struct claim {
-    struct gword words[GROUND_CLAIM_WORDS_MAX];
-    size_t n_words;
-    bool cut;
-    struct typed typed[CLAIM_TYPED_MAX];
-    size_t n_typed;
-    uint16_t word_slot[GROUND_CLAIM_WORDS_MAX], typed_slot[CLAIM_TYPED_MAX]; /* slot + 1, 0: none */
-    float weight[SLOTS_MAX];
-    size_t slot_word[SLOTS_MAX]; /* a word of the slot, or SIZE_MAX for a value */
-    size_t n_slots, n_word_slots;
-    struct set novel; /* slots that are not in the question */
-    struct name names[NAMES_MAX];
-    size_t n_names;
-    float total, total_novel;
-    uint32_t cited[8];
-    size_t n_cited;
-    uint32_t cited_bad; /* marks that name no source */
-};
-
-struct grounding {
-    struct cairn_analyzer *analyzer;
-    bool english;
-    struct encoder *embedder;
-    uint32_t dim;
-    float baseline, support_min;
-    const struct ground_trees *trees; /* BORROWED */
-    struct gsource *sources;
-    size_t n_sources;
-    struct gword *words;
-    size_t n_words, cap_words;
-    struct gsent *sents;
-    size_t n_sents, cap_sents;
-    struct typed *typed;
-    size_t n_typed, cap_typed;
-    /* interned stems: open addressing, value = id */
-    struct map_slot *ids;
-    size_t ids_cap, n_ids;
-    float *idf;             /* [n_ids] */
-    uint16_t *slot_of;      /* [n_ids], slot + 1 of the present claim */
-    uint16_t *opposite;     /* [n_ids], 2 * group + side + 1 */
-    struct map_slot *marks; /* pairs, initials, acronyms, beginnings -> bitmap of sources */
-    size_t marks_cap;
-    uint32_t *chain_head, *chain_next; /* exact word triples */
-    size_t chain_cap;
-    struct set *hit;   /* [n_sents] of the present claim */
-    float *cover;      /* [n_sents] */
-    uint32_t *anchors; /* [n_sents] */
-    float *vectors, *scratch;
-    size_t n_vectors, cap_vectors;
-    uint64_t question_keys[QUESTION_WORDS_MAX];
-    bool question_content[QUESTION_WORDS_MAX];
-    size_t n_question;
-    char *question;
-    struct typed question_typed[CLAIM_TYPED_MAX];
-    size_t n_question_typed;
-    uint64_t *opposite_keys; /* pairs: [2 * group + side] */
-    size_t n_opposites;
-    struct claim c;
-    struct cairn_span *spans; /* scratch for splitting */
-    size_t cap_spans;
-};
 
 /* ---- small things
  * --------------------------------------------------------------------------------------------------- */
@@ -221,14 +110,18 @@ static bool capital(const char *s, size_t len)
            (cp >= 0x100 && cp < 0x180 && !(cp & 1));
 }
 
+uint64_t grounding_word_key(struct cairn_str stem)
+{
+    if (stem.len > 2 && memcmp(stem.p + stem.len - 2, "'s", 2) == 0)
+        stem.len -= 2;
+    return cairn_xxh64(stem.p, stem.len, 0);
+}
+
 static void fill_word(struct gword *out, const struct cairn_word *w, struct cairn_str text, size_t base)
 {
     const char *p = text.p + w->start;
     size_t n = w->end - w->start;
-    struct cairn_str stem = w->text;
-    if (stem.len > 2 && memcmp(stem.p + stem.len - 2, "'s", 2) == 0)
-        stem.len -= 2;
-    *out = (struct gword){.key = cairn_xxh64(stem.p, stem.len, 0),
+    *out = (struct gword){.key = grounding_word_key(w->text),
                           .id = NONE,
                           .start = (uint32_t)(base + w->start),
                           .end = (uint32_t)(base + w->end)};
@@ -459,13 +352,21 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
     g->chain_cap = pow2_over(n * 2);
     g->chain_head = cairn_malloc(g->chain_cap * sizeof *g->chain_head);
     g->chain_next = cairn_malloc(n * sizeof *g->chain_next);
+    g->at_head = cairn_malloc(ni * sizeof *g->at_head);
+    g->at_next = cairn_malloc(n * sizeof *g->at_next);
+    g->run = cairn_calloc(n, sizeof *g->run);
+    g->run_step = cairn_calloc(n, sizeof *g->run_step);
+    g->hit_list = cairn_malloc(ns * sizeof *g->hit_list);
     uint32_t *last = cairn_malloc(ni * sizeof *last);
     if (!g->idf || !g->slot_of || !g->opposite || !g->hit || !g->cover || !g->anchors || !g->marks ||
-        !g->chain_head || !g->chain_next || !last) {
+        !g->chain_head || !g->chain_next || !g->at_head || !g->at_next || !g->run || !g->run_step ||
+        !g->hit_list || !last) {
         cairn_free(last);
         return cairn_fail(why, CAIRN_ENOMEM, "tables over %zu words of the sources", g->n_words);
     }
     memset(last, 0xFF, ni * sizeof *last);
+    memset(g->at_head, 0xFF, ni * sizeof *g->at_head);
+    g->step = 1; /* 0 marks a place never reached */
     memset(g->chain_head, 0xFF, g->chain_cap * sizeof *g->chain_head);
     for (size_t s = 0; s < g->n_sents; s++)
         for (uint32_t i = g->sents[s].w0; i < g->sents[s].w1; i++)
@@ -479,8 +380,12 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
     for (uint32_t s = 0; s < g->n_sources; s++) {
         const struct gsource *src = &g->sources[s];
         for (uint32_t i = src->w0; i < src->w1; i++) {
-            const struct gword *w = &g->words[i];
+            struct gword *w = &g->words[i];
             g->chain_next[i] = NONE;
+            g->at_next[i] = g->at_head[w->id];
+            g->at_head[w->id] = i;
+            if (i == src->w0)
+                w->flags |= W_SOURCE_START;
             if (i + 1 < src->w1)
                 mark_set(g, mix(w->id, g->words[i + 1].id, MARK_PAIR), s);
             if (i + 2 < src->w1) {
@@ -517,20 +422,28 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
     return CAIRN_OK;
 }
 
+/* The list is stemmed once in a process: it costs as much as a passage. */
+static uint64_t opposites[OPPOSITES_MAX];
+static size_t n_opposites;
+static pthread_mutex_t opposites_mu = PTHREAD_MUTEX_INITIALIZER;
+
 static enum cairn_err read_opposites(struct grounding *g, struct cairn_why *why)
 {
     const struct cairn_word *w = NULL;
     size_t n = 0;
-    enum cairn_err err = cairn_analyze(g->analyzer, cairn_str_of(word_opposites), &w, &n, why);
-    if (err)
-        return err;
-    g->opposite_keys = cairn_malloc((n + 1) * sizeof *g->opposite_keys);
-    if (!g->opposite_keys)
-        return cairn_fail(why, CAIRN_ENOMEM, "list of opposites");
-    g->n_opposites = n & ~(size_t)1;
-    for (size_t i = 0; i < g->n_opposites; i++)
-        g->opposite_keys[i] = cairn_xxh64(w[i].text.p, w[i].text.len, 0);
-    return CAIRN_OK;
+    enum cairn_err err = CAIRN_OK;
+    pthread_mutex_lock(&opposites_mu);
+    if (!n_opposites) {
+        err = cairn_analyze(g->analyzer, cairn_str_of(word_opposites), &w, &n, why);
+        CAIRN_CHECK(n <= OPPOSITES_MAX);
+        for (size_t i = 0; i < n && !err; i++)
+            opposites[i] = cairn_xxh64(w[i].text.p, w[i].text.len, 0);
+        n_opposites = err ? 0 : n & ~(size_t)1;
+    }
+    g->opposite_keys = opposites;
+    g->n_opposites = n_opposites;
+    pthread_mutex_unlock(&opposites_mu);
+    return err;
 }
 
 static enum cairn_err read_question(struct grounding *g, struct cairn_str q, struct cairn_why *why)
@@ -591,7 +504,7 @@ enum cairn_err grounding_open(struct grounding **out, const struct ground_source
     g->support_min = o && o->support_min > 0 ? o->support_min : GROUND_SUPPORT_MIN;
     g->embedder = o ? o->embedder : NULL;
     g->baseline = o ? o->embed_baseline : 0;
-    g->trees = o ? o->trees : NULL;
+    g->combiner = o && o->by_hand ? NULL : o && o->combiner ? o->combiner : combiner_shipped();
     g->n_sources = n;
     enum cairn_err err = cairn_analyzer_open(
         &g->analyzer, &(struct cairn_analyzer_opts){.language = language, .keep_stopwords = true}, why);
@@ -652,12 +565,16 @@ void grounding_close(struct grounding *g)
     cairn_free(g->marks);
     cairn_free(g->chain_head);
     cairn_free(g->chain_next);
+    cairn_free(g->at_head);
+    cairn_free(g->at_next);
+    cairn_free(g->run);
+    cairn_free(g->run_step);
+    cairn_free(g->hit_list);
     cairn_free(g->hit);
     cairn_free(g->cover);
     cairn_free(g->anchors);
     cairn_free(g->vectors);
     cairn_free(g->scratch);
-    cairn_free(g->opposite_keys);
     cairn_free(g->question);
     cairn_free(g->spans);
     cairn_free(g);
@@ -999,7 +916,7 @@ static enum cairn_err read_claim(struct grounding *g, struct cairn_str text, siz
             caps += (c->words[i].flags & W_CAP) != 0;
         }
     bool title_case = contents >= 4 && caps * 10 >= contents * 8;
-    for (size_t i = 0; i < c->n_words && !title_case && c->n_names < NAMES_MAX;) {
+    for (size_t i = 0; i < c->n_words && !title_case && c->n_names < CLAIM_NAMES_MAX;) {
         if (!(c->words[i].flags & W_CAP) || !c->word_slot[i]) {
             i++;
             continue;
@@ -1053,6 +970,7 @@ static bool typed_match(const struct grounding *g, const struct typed *a, struct
 static void align(struct grounding *g, struct cairn_str text)
 {
     struct claim *c = &g->c;
+    g->n_hit = 0;
     for (size_t s = 0; s < g->n_sents; s++) {
         struct gsent *t = &g->sents[s];
         struct set hit = {{0}};
@@ -1087,6 +1005,8 @@ static void align(struct grounding *g, struct cairn_str text)
                 }
         }
         g->hit[s] = hit;
+        if (any)
+            g->hit_list[g->n_hit++] = (uint32_t)s;
         g->cover[s] = any && c->total > 0 ? set_weight(c, &hit, NULL) / c->total : 0;
     }
     for (size_t i = 0; i < c->n_words; i++)
@@ -1098,25 +1018,13 @@ static void align(struct grounding *g, struct cairn_str text)
  * -------------------------------------------------------------------------------------------------------------
  */
 
-struct finding { /* what one set of sources says about the claim */
-    float f[GF_N];
-    uint32_t lo, hi; /* evidence sentences, inclusive; NONE: none */
-    bool verbatim;
-    uint32_t run_source;
-    size_t run_start, run_end; /* bytes of the longest copied run in that source */
-    struct ground_flag flags[GROUND_FLAGS_MAX];
-    size_t n_flags;
-    float contradiction;
-    float edit; /* share of the words of a near-best evidence sentence that the claim has too */
-};
-
 static void flag(struct finding *d, const char *kind, size_t start, size_t end, bool contradiction)
 {
     for (size_t i = 0; i < d->n_flags; i++)
         if (d->flags[i].kind == kind && d->flags[i].start == start)
             return;
     if (d->n_flags < GROUND_FLAGS_MAX)
-        d->flags[d->n_flags++] = (struct ground_flag){kind, start, end, contradiction};
+        d->flags[d->n_flags++] = (struct ground_flag){kind, start, end, contradiction, 1};
 }
 static const char *typed_flag_kind(const struct typed *t)
 {
@@ -1167,9 +1075,16 @@ static void copied_runs(const struct grounding *g, uint64_t mask, struct finding
                 d->run_end = g->words[p + len - 1].end;
                 /* a copy that leaves out the negation before it is no proof */
                 bool negated = false;
-                for (uint32_t b = p; b > src->w0 && p - b < 4; b--)
+                for (uint32_t b = p; b > src->w0 && p - b < 4; b--) {
+                    uint32_t from = g->words[b - 1].end, to = g->words[b].start;
+                    bool over = false; /* a sentence or line that ended before reaches no further */
+                    for (uint32_t k = from; k < to; k++)
+                        over = over || strchr(".!?\n", src->text.p[k]) != NULL;
+                    if (over)
+                        break;
                     negated = negated || (g->words[b - 1].classes & WORD_NEGATOR) != 0;
-                d->verbatim = len == n && n >= 4 && !negated;
+                }
+                d->verbatim = len == n && n >= 3 && !negated;
             }
         }
     }
@@ -1180,6 +1095,30 @@ static void copied_runs(const struct grounding *g, uint64_t mask, struct finding
     }
     d->f[GF_RUN3] = n ? (float)n3 / (float)n : 0;
     d->f[GF_RUN8] = n ? (float)n8 / (float)n : 0;
+}
+
+/* Too short for a run of words ("Questions: help@example.org"): is it in a source to the byte? */
+static void copied_bytes(const struct grounding *g, uint64_t mask, struct cairn_str text, size_t start,
+                         size_t end, struct finding *d)
+{
+    while (start < end && (unsigned char)text.p[start] <= ' ')
+        start++;
+    while (end > start && (unsigned char)text.p[end - 1] <= ' ')
+        end--;
+    if (g->c.n_words >= 3 || end - start < COPIED_BYTES_MIN)
+        return;
+    for (uint32_t s = 0; s < g->n_sources && !d->verbatim; s++) {
+        const char *p =
+            (mask >> s) & 1 && g->sources[s].text.len
+                ? memmem(g->sources[s].text.p, g->sources[s].text.len, text.p + start, end - start)
+                : NULL;
+        if (!p)
+            continue;
+        d->verbatim = true;
+        d->run_source = s;
+        d->run_start = (size_t)(p - g->sources[s].text.p);
+        d->run_end = d->run_start + (end - start);
+    }
 }
 
 /* Sums, differences and ratios of two values of the evidence: "5 more", "in total 12". */
@@ -1420,6 +1359,7 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
     f[GF_CTX] = c->total > 0 ? set_weight(c, &everywhere, NULL) / c->total : 0;
     f[GF_LENGTH] = 1 - expf(-(float)c->n_slots / 10);
     /* pairs */
+    d->everywhere = everywhere;
     size_t pairs = 0, found = 0;
     for (size_t i = 0; i + 1 < c->n_words; i++) {
         pairs++;
@@ -1428,6 +1368,8 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
     }
     f[GF_BIGRAM] = pairs ? (float)found / (float)pairs : f[GF_COV1];
     copied_runs(g, mask, d);
+    if (!d->verbatim)
+        copied_bytes(g, mask, text, start, end, d);
     /* content words that the sources lack */
     float absent = logf(((float)g->n_sents + 1) / 0.5f), unc = 0, unc_max = 0;
     for (size_t k = 0; k < c->n_word_slots; k++) {
@@ -1436,6 +1378,8 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
         const struct gword *w = &c->words[c->slot_word[k]];
         uint64_t b = beginning_key(text, w);
         bool near = b && (mark_get(g, b) & mask);
+        if (near)
+            set_add(&d->near, k);
         unc += near ? 0.4f : 1;
         unc_max = fmaxf(unc_max, (near ? 0.4f : 1) * c->weight[k] / absent);
     }
@@ -1775,23 +1719,42 @@ static bool fragment_answers(const struct grounding *g, const struct finding *d)
     return best >= FRAGMENT_QUESTION_MIN;
 }
 
-/* What a proof has decided stands above the sum. */
-static float judge(const struct grounding *g, const struct finding *d, bool with_cosine)
+/* What a proof has decided stands above the sum: support is at most *high, or certain. */
+static bool proved(const struct grounding *g, const struct finding *d, float *high)
 {
-    float p = g->trees ? trees_support(g->trees, d->f) : grounding_combine(d->f, with_cosine);
-    if (g->c.cut)
-        return fminf(p, 0.3f);
-    if (d->f[GF_NUM] > 0 || d->f[GF_QUOTE] > 0)
-        return fminf(p, PROOF_ABSENT_MAX);
-    if (g->n_question && g->c.n_slots <= FRAGMENT_SLOTS_MAX && !fragment_answers(g, d))
-        return fminf(p, PROOF_ABSENT_MAX);
-    if (d->verbatim)
-        return 0.99f;
+    *high = 1;
+    if (d->verbatim && !g->c.cut)
+        return true;
+    if (g->c.cut || d->f[GF_NUM] > 0 || d->f[GF_QUOTE] > 0 ||
+        (g->n_question && g->c.n_slots <= FRAGMENT_SLOTS_MAX && !fragment_answers(g, d))) {
+        *high = PROOF_ABSENT_MAX;
+        return false;
+    }
     bool opposed = d->f[GF_POLARITY] > 0 || d->f[GF_QUANT] > 0 || d->f[GF_DIRECTION] > 0;
     bool displaced = d->f[GF_CONFLICT] > 0 && d->f[GF_COV1] >= 0.6f;
     if ((opposed || displaced || d->f[GF_SWAPPED] > 0) && d->edit >= EDIT_MIN)
-        return fminf(p, PROOF_CONTRADICTED_MAX);
-    return p;
+        *high = PROOF_CONTRADICTED_MAX;
+    return false;
+}
+static float judge(const struct grounding *g, const struct finding *d, float p)
+{
+    float high;
+    return proved(g, d, &high) ? PROOF_VERBATIM : fminf(p, high);
+}
+/* The weights set by hand and the proofs, as log-odds of "unsupported": what the trained forests start from.
+ */
+static int32_t by_hand(const struct grounding *g, const struct finding *d)
+{
+    float high, z = weights_plain[GF_N];
+    if (proved(g, d, &high))
+        return PROOF_VERBATIM_MARGIN;
+    for (size_t i = 0; i < GF_N; i++)
+        z += weights_plain[i] * d->f[i];
+    int32_t margin = (int32_t)(-65536 * z), least = high <= PROOF_ABSENT_MAX ? PROOF_ABSENT_MARGIN
+                                                    : high <= PROOF_CONTRADICTED_MAX
+                                                        ? PROOF_CONTRADICTED_MARGIN
+                                                        : INT32_MIN;
+    return margin < least ? least : margin;
 }
 
 static uint64_t mask_all(const struct grounding *g)
@@ -1812,30 +1775,6 @@ static enum cairn_err check_span(const struct grounding *g, struct cairn_str tex
     if (cairn_utf8_invalid_at(text.p + start, end - start) != end - start)
         return cairn_fail(why, CAIRN_EINVAL, "the text to check is not UTF-8 between bytes %zu and %zu",
                           start, end);
-    return CAIRN_OK;
-}
-
-enum cairn_err grounding_features(struct grounding *g, struct cairn_str text, size_t start, size_t end,
-                                  float f[GF_N], bool *claim, struct cairn_why *why)
-{
-    enum cairn_err err = check_span(g, text, start, end, why);
-    if (err)
-        return err;
-    *claim = grounding_is_claim((struct cairn_str){text.p + start, end - start});
-    err = read_claim(g, text, start, end, why);
-    if (err)
-        return err;
-    align(g, text);
-    if (!g->c.n_slots)
-        *claim = false;
-    struct finding d;
-    find(g, text, start, end, mask_all(g), &d);
-    float cosine[GROUND_SOURCES_MAX];
-    err = embed_support(g, text, start, end, cosine, why);
-    if (err)
-        return err;
-    memcpy(f, d.f, sizeof d.f);
-    f[GF_COSINE] = scaled_cosine(g, cosine, mask_all(g));
     return CAIRN_OK;
 }
 
@@ -1889,6 +1828,77 @@ static void add_evidence(const struct grounding *g, struct ground_sentence *out,
     out->evidence[k] = e;
 }
 
+/* The trained chance that the sentence is unsupported; its words and the text's sums on the way. */
+static float combine_words(struct grounding *g, struct cairn_str text, size_t start, size_t end,
+                           const struct finding *d, bool claim)
+{
+    const struct ground_combiner *m = g->combiner;
+    size_t n = g->c.n_words;
+    uint8_t f[GF_N], x[CF_N];
+    tokens_read(g, text, start, end, d, g->x);
+    forest_margins(&m->forest[FOREST_TOKENS], g->x[0], TF_N, n, g->margin);
+    for (size_t i = 0; i < GF_N; i++)
+        f[i] = to_byte(d->f[i]);
+    claim_features(f, claim, n, g->margin, n ? g->x[0] : NULL, x);
+    int32_t hand = by_hand(g, d), margin = hand / 2 + forest_margin(&m->forest[FOREST_CLAIMS], x),
+            p = calibrated_16(&m->calibration[FOREST_CLAIMS], margin);
+    text_add(&g->sums, x, hand, p, n, g->margin);
+    return (float)p / 65536;
+}
+
+float grounding_text_chance(const struct grounding *g)
+{
+    if (!g->combiner || !g->combiner->forest[FOREST_TEXTS].n)
+        return NAN;
+    if (!g->sums.n_claims && g->sums.refusals)
+        return 0; /* an honest "the sources do not say": nothing to support */
+    uint8_t x[AF_N];
+    text_features(&g->sums, x);
+    const struct ground_combiner *m = g->combiner;
+    return (float)calibrated_16(&m->calibration[FOREST_TEXTS],
+                                g->sums.max_margin + forest_margin(&m->forest[FOREST_TEXTS], x)) /
+           65536;
+}
+
+float grounding_chance(const struct grounding *g)
+{
+    float p = grounding_text_chance(g);
+    return !g->any_claim ? 0 : isnan(p) ? 1 - g->lowest : p;
+}
+
+enum cairn_err grounding_words(struct grounding *g, struct cairn_str text, size_t start, size_t end,
+                               struct ground_words *out, struct cairn_why *why)
+{
+    *out = (struct ground_words){0};
+    enum cairn_err err = check_span(g, text, start, end, why);
+    if (!err)
+        err = read_claim(g, text, start, end, why);
+    if (err)
+        return err;
+    align(g, text);
+    struct finding d;
+    find(g, text, start, end, mask_all(g), &d);
+    doubts_find(g, text, &d);
+    tokens_read(g, text, start, end, &d, g->x);
+    if (g->combiner)
+        forest_margins(&g->combiner->forest[FOREST_TOKENS], g->x[0], TF_N, g->c.n_words, g->margin);
+    else
+        memset(g->margin, 0, g->c.n_words * sizeof *g->margin);
+    out->n = g->c.n_words;
+    out->x = g->x[0];
+    out->margin = g->margin;
+    for (size_t i = 0; i < out->n; i++) {
+        g->word_spans[2 * i] = g->c.words[i].start;
+        g->word_spans[2 * i + 1] = g->c.words[i].end;
+    }
+    out->spans = g->word_spans;
+    out->by_hand = by_hand(g, &d);
+    for (size_t i = 0; i < GF_N; i++)
+        out->f[i] = to_byte(d.f[i]);
+    out->claim = g->c.n_slots > 0 && grounding_is_claim((struct cairn_str){text.p + start, end - start});
+    return CAIRN_OK;
+}
+
 enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_t start, size_t end,
                                struct ground_sentence *out, struct cairn_why *why)
 {
@@ -1909,12 +1919,19 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
     align(g, text); /* also takes the claim's slots off the words again */
     if (!claim || !c->n_slots) {
         out->verdict = VERDICT_NO_CLAIM;
+        if (g->combiner) {
+            struct finding d;
+            find(g, text, start, end, mask_all(g), &d);
+            doubts_find(g, text, &d);
+            (void)combine_words(g, text, start, end, &d, false);
+        }
         out->citations_dropped += (uint32_t)c->n_cited;
         return CAIRN_OK;
     }
     float cosine[GROUND_SOURCES_MAX];
     struct finding all;
     find(g, text, start, end, mask_all(g), &all);
+    doubts_find(g, text, &all);
     bool with_cosine = g->embedder != NULL && g->n_sents > 0 && !all.verbatim;
     if (with_cosine) {
         err = embed_support(g, text, start, end, cosine, why);
@@ -1922,7 +1939,10 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
             return err;
         all.f[GF_COSINE] = scaled_cosine(g, cosine, mask_all(g));
     }
-    float score = g->n_sources ? judge(g, &all, with_cosine) : 0;
+    float score = grounding_combine(all.f, with_cosine);
+    if (g->combiner)
+        score = 1 - combine_words(g, text, start, end, &all, true);
+    score = g->n_sources ? judge(g, &all, score) : 0;
     const struct finding *told = &all;
     struct finding one[2]; /* the present source, and the best so far */
     unsigned turn = 0;
@@ -1936,7 +1956,7 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
             find(g, text, start, end, 1ULL << s, d);
         if (with_cosine)
             d->f[GF_COSINE] = scaled_cosine(g, cosine, 1ULL << s);
-        float p = judge(g, d, with_cosine);
+        float p = judge(g, d, grounding_combine(d->f, with_cosine));
         single[s] = p;
         if (d->lo != NONE && (p >= g->support_min || d->f[GF_COV2] > 0.3f))
             add_evidence(g, out, s, d, p);
@@ -1946,7 +1966,7 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
             turn ^= 1;
         }
     }
-    if (best_source != NONE && best_single > score) {
+    if (best_source != NONE && best_single > score && !g->combiner) {
         score = best_single;
         told = &one[turn ^ 1];
     }
@@ -1986,7 +2006,7 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
         out->citations_dropped += !ok;
     }
     if (out->citations_dropped && out->n_flags < GROUND_FLAGS_MAX)
-        out->flags[out->n_flags++] = (struct ground_flag){"citation", start, end, false};
+        out->flags[out->n_flags++] = (struct ground_flag){"citation", start, end, false, 1};
     return CAIRN_OK;
 }
 
@@ -2013,6 +2033,9 @@ enum cairn_err grounding_check_text(struct grounding *g, struct cairn_str text, 
     if (!l)
         return cairn_fail(why, CAIRN_ENOMEM, "verdicts of %zu sentences", found);
     double good = 0, all = 0;
+    g->sums = (struct text_sums){0};
+    g->any_claim = false;
+    g->lowest = 1;
     for (size_t i = 0; i < found; i++) {
         err = grounding_check(g, text, g->spans[i].start, g->spans[i].end, &l[i], why);
         if (err) {
@@ -2020,6 +2043,8 @@ enum cairn_err grounding_check_text(struct grounding *g, struct cairn_str text, 
             return err;
         }
         if (l[i].verdict != VERDICT_NO_CLAIM) {
+            g->any_claim = true;
+            g->lowest = fminf(g->lowest, l[i].score);
             all += (double)(l[i].end - l[i].start);
             good += l[i].verdict == VERDICT_SUPPORTED ? (double)(l[i].end - l[i].start) : 0;
         }

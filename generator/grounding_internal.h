@@ -30,11 +30,24 @@ enum ground_feature {
     GF_N
 };
 
-/* Features of text[start, end) against all sources joined; false when the sentence makes no claim. */
-CAIRN_MUST_USE enum cairn_err grounding_features(struct grounding *g, struct cairn_str text, size_t start,
-                                                 size_t end, float f[GF_N], bool *claim,
-                                                 struct cairn_why *why);
 float grounding_combine(const float f[GF_N], bool with_cosine);
+
+/* What the trained combiner reads of a sentence; BORROWED until the next sentence. */
+struct ground_words {
+    size_t n;              /* words */
+    const uint8_t *x;      /* [n] rows of TF_N bytes (combiner.h) */
+    uint8_t f[GF_N];       /* the sentence's features */
+    const uint32_t *spans; /* [2 n] byte spans of the words in the text */
+    const int32_t *margin; /* [n] log-odds of "unsupported" in 1/65536; 0 without a combiner */
+    int32_t by_hand;       /* the same of the sentence, by the weights set by hand and the proofs */
+    bool claim;
+};
+CAIRN_MUST_USE enum cairn_err grounding_words(struct grounding *g, struct cairn_str text, size_t start,
+                                              size_t end, struct ground_words *out, struct cairn_why *why);
+/* As grounding_chance, of a text without a claim too; NaN without a combiner. */
+float grounding_text_chance(const struct grounding *g);
+/* Of a folded stem, as claims and sources have it. */
+uint64_t grounding_word_key(struct cairn_str stem);
 
 /* Aligns any text (a question, say) with the sources; then grounding_sentence gives each source sentence with
  * its share of the text's content words as score. */

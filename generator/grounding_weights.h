@@ -12,6 +12,11 @@
  * says otherwise. */
 #define PROOF_ABSENT_MAX 0.3f
 #define PROOF_CONTRADICTED_MAX 0.45f
+#define PROOF_VERBATIM 0.99f
+/* The same as log-odds of "unsupported" in 1/65536. */
+#define PROOF_ABSENT_MARGIN 55528
+#define PROOF_CONTRADICTED_MARGIN 13151
+#define PROOF_VERBATIM_MARGIN (-301150)
 
 static const float weights_plain[GF_N + 1] = {
     [GF_COV2] = 2.9f,     [GF_BIGRAM] = 1.5f,    [GF_RUN8] = 0.4f,      [GF_UNC_N] = -0.6f,

@@ -491,6 +491,10 @@ static size_t read_unit(const struct scan *c, size_t i, struct typed *t)
             }
             break;
         }
+        if (attached && tries == 0 && strcmp(w, "f") == 0) { /* "250F" */
+            t->dim = DIM_FAHRENHEIT;
+            return p + n;
+        }
         const struct unit *u = unit_named(w);
         /* one-letter units only when attached ("5m", "20s") and never "5 a" */
         if (u && (n > 1 || attached) && !digit_at(c, p + n)) {
@@ -743,7 +747,7 @@ static bool amount_suffix(const char *s, size_t n)
         w[i] = lower(s[i]);
     }
     w[n] = '\0';
-    return unit_named(w) || magnitude_named(w) > 0 || in_list(w, " st nd rd th am pm x b s ");
+    return unit_named(w) || magnitude_named(w) > 0 || in_list(w, " st nd rd th am pm x b s f ");
 }
 
 /* The white-space delimited piece at i, without enclosing punctuation: is it an identifier? *b, *e its span.

@@ -28,7 +28,7 @@ static const char negators[] =
 static const char universals[] =
     " all every each always everyone everybody everything entire entirely completely whole ";
 static const char partials[] = " some sometimes often many most several few occasionally partly partially "
-                               "usually typically generally mostly ";
+                               "usually typically generally mostly rarely seldom hardly ";
 static const char musts[] = " must required mandatory obligatory shall has have need needs ";
 static const char mays[] = " may might can could optional optionally voluntary should ";
 static const char comparatives[] =

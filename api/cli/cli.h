@@ -37,12 +37,12 @@ struct args {
     const char *data, *server, *key, *models, *config, *embedder, *reranker, *generator, *backend, *log_level;
     const char *listen, *http, *sync_root;
     const char *acl, *language, *mode, *rule, *style, *role, *name, *fusion, *collection, *file, *title,
-        *path, *format, *model, *after, *file_list, *metric, *index;
+        *path, *format, *model, *after, *file_list, *metric, *index, *enforce;
     struct list set, as, sources, allow, stop_strings;
     struct whole dim, ef, nprobe, threads, k, max_tokens, seed, limit, timeout, expires_days;
     struct number temperature, top_p, min_p, dense_weight, rerank_weight, mmr_lambda;
     bool json, quiet, explain, no_stream, no_delete, is_public, is_private, allow_remote, open_access, copy,
-        tensors, text, special, query, exact, lexical, dense, drop_unsupported, vectors, full, help;
+        tensors, text, special, query, exact, lexical, dense, vectors, full, help;
     const char **pos;
     size_t n_pos;
 };

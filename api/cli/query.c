@@ -280,7 +280,7 @@ static int ask(struct args *a)
     params_number(&p, "min_p", a->min_p);
     params_whole(&p, "seed", a->seed);
     params_list(&p, "stop", &a->stop_strings);
-    params_flag(&p, "drop_unsupported", a->drop_unsupported);
+    params_text(&p, "enforce", a->enforce);
     params_whole(&p, "k", a->k);
     params_flag(&p, "explain", a->explain);
     params_as(&p, a);
@@ -454,7 +454,8 @@ static const struct opt ask_opts[] = {
     OPT_IN(NUMBER, "min-p", "X", min_p, 0, 1, "leave out tokens below this share of the likeliest one"),
     OPT(WHOLE, "seed", "N", seed, "the same seed gives the same answer"),
     OPT(LIST, "stop", "TEXT", stop_strings, "end the answer at this text; may be repeated"),
-    OPT(FLAG, "drop-unsupported", NULL, drop_unsupported, "leave out sentences that no source supports"),
+    OPT(TEXT, "enforce", "HOW", enforce,
+        "unsupported sentences: mark (default), drop, or abstain from the answer"),
     OPT(FLAG, "no-stream", NULL, no_stream, "print the answer when it is complete"),
     OPT(FLAG, "explain", NULL, explain, "all sub-scores of the passages"),
     OPT(TEXT, "file", "FILE", file, "read the question from a file, - for stdin"),

@@ -17,3 +17,7 @@ foreach(name test_grounding_proofs test_grounding_bounds test_generator_typed te
     target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/generator) # private headers: what no public call reaches alone
 endforeach()
 cairn_fuzz(fuzz_grounding SOURCES fuzz/fuzz_grounding.c LIBS cairn_generator)
+# The same entry without libFuzzer, for millions of inputs (tests/fuzz/loop.c).
+add_executable(fuzz_grounding_loop fuzz/fuzz_grounding.c fuzz/loop.c)
+set_target_properties(fuzz_grounding_loop PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
+target_link_libraries(fuzz_grounding_loop PRIVATE cairn_generator cairn_base cairn_warnings)

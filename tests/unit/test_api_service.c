@@ -265,7 +265,7 @@ static void wrong_types_name_the_parameter(void **state)
          "collection query k legs fusion dense_weight rerank_weight mmr_lambda per_document_max exact index "
          "ef nprobe explain principals deadline_ms",                                                      "collection=\"hr\" query=\"x\""                    },
         {"ask",
-         "collection question k mode max_tokens temperature top_p min_p seed stop drop_unsupported legs "
+         "collection question k mode max_tokens temperature top_p min_p seed stop enforce legs "
          "explain",                                                                                       "collection=\"hr\" question=\"x\" mode=\"extract\""},
         {"vector.put",          "collection vectors",
          "collection=\"vec\" vectors=[{\"id\":\"a\",\"vector\":[1,0,0]}]"                                                                                    },

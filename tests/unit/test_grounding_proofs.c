@@ -376,7 +376,8 @@ static void opposites_elsewhere_contradict_nothing(void **state)
     };
     struct ground_source s = {.text = cairn_str_of(contract)};
     struct grounding *g = NULL;
-    CHECK_OK(grounding_open(&g, &s, 1, NULL, &why));
+    /* the rule alone: what the trained forests make of "last year" is theirs to say */
+    CHECK_OK(grounding_open(&g, &s, 1, &(struct ground_opts){.by_hand = true}, &why));
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct ground_sentence r;
         struct cairn_str t = cairn_str_of(rows[i].claim);

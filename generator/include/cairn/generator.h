@@ -30,12 +30,15 @@ struct ground_evidence {
 };
 #define GROUND_EVIDENCE_MAX 4u
 #define GROUND_FLAGS_MAX 8u
-struct ground_flag { /* why a claim is not supported, or what was proved */
+struct ground_flag { /* why a claim is not supported, what was proved, or (of a supported one) where to look
+                      */
     /* "number", "date", "time", "name", "quote", "identifier", "negation", "quantifier", "direction",
      * "binding", "coverage", "similarity", "citation"; or what was proved: "verbatim" */
     const char *kind;
     size_t start, end;  /* byte span in the checked text */
     bool contradiction; /* a source says otherwise, rather than nothing */
+    float confidence;   /* 0..1: the closer the rest of the claim keeps to a source the higher; of a proof at
+                           least 0.5 */
 };
 struct ground_sentence {
     size_t start, end; /* byte span in the checked text, citation marks included */
@@ -59,11 +62,11 @@ struct grounding; /* sources prepared once, sentences checked one by one */
 #define GROUND_SOURCE_BYTES_MAX (64u * 1024u)
 #define GROUND_TEXT_BYTES_MAX (256u * 1024u)
 #define GROUND_CLAIM_WORDS_MAX                                                                               \
-    512u             /* a longer sentence is unsupported: what is not read is not vouched for */
-struct ground_trees; /* a trained combiner, from `cairn train grounding`; read-only, shared by any threads */
-CAIRN_MUST_USE enum cairn_err ground_trees_open(struct ground_trees **out, const char *path,
-                                                struct cairn_why *why);
-void ground_trees_close(struct ground_trees *t);
+    512u                /* a longer sentence is unsupported: what is not read is not vouched for */
+struct ground_combiner; /* trained, from `cairn train grounding`; read-only, shared by any threads */
+CAIRN_MUST_USE enum cairn_err ground_combiner_open(struct ground_combiner **out, const char *path,
+                                                   struct cairn_why *why);
+void ground_combiner_close(struct ground_combiner *c);
 struct ground_opts {
     struct encoder *embedder;  /* BORROWED; NULL: no embedding support signal */
     const char *language;      /* stemming; NULL: english */
@@ -71,7 +74,8 @@ struct ground_opts {
     float support_min;         /* 0: config default */
     float embed_baseline; /* cosine of unrelated sentences under the embedder (grounding_embed_baseline); 0:
                              measured on first use */
-    const struct ground_trees *trees; /* BORROWED until close; NULL: the weights set by hand */
+    const struct ground_combiner *combiner; /* BORROWED until close; NULL: the shipped one */
+    bool by_hand;                           /* none: the weights set by hand alone */
 };
 /* Mean cosine of a few unrelated sentences: what "no similarity" looks like under this model. */
 CAIRN_MUST_USE enum cairn_err grounding_embed_baseline(struct encoder *e, float *out, struct cairn_why *why);
@@ -86,6 +90,10 @@ CAIRN_MUST_USE enum cairn_err grounding_check(struct grounding *g, struct cairn_
 CAIRN_MUST_USE enum cairn_err grounding_check_text(struct grounding *g, struct cairn_str text,
                                                    struct ground_sentence **list, size_t *n,
                                                    float *support_score, struct cairn_why *why);
+
+/* Chance that the text last given to grounding_check_text has something unsupported, 0..1; 0 when it made no
+ * claim. */
+float grounding_chance(const struct grounding *g);
 
 /* ---- answers
  * ----------------------------------------------------------------------------------------------------------
@@ -123,6 +131,9 @@ struct answer_event {
     struct cairn_str delta;                 /* DELTA: text to append, whole code points, final */
     const struct ground_sentence *sentence; /* SENTENCE: a verdict; offsets into the text so far */
 };
+/* What is done about a sentence that is judged unsupported: its verdict says so; it is left out of the final
+ * text; or the answer is a refusal ("unsupported"). */
+enum answer_enforce { ENFORCE_MARK, ENFORCE_DROP, ENFORCE_ABSTAIN };
 struct answer_request {
     struct cairn_str question;
     const struct answer_source *sources; /* best first */
@@ -140,8 +151,7 @@ struct answer_request {
      * their common beginning. Without it only our own words are shared. */
     bool has_partition;
     struct cairn_hash partition;
-    bool drop_unsupported; /* leave sentences judged unsupported out of the final text (events already sent
-                              say so) */
+    enum answer_enforce enforce; /* events already sent say what was unsupported */
     /* Returns false to cancel. May be NULL. */
     bool (*on_event)(void *ctx, const struct answer_event *e);
     void *ctx;
