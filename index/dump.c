@@ -293,7 +293,8 @@ static void dump_start(struct dump *d, const char *kind)
 
 static enum cairn_err dump_collection(void *ctx, const struct coll_rec *c, struct cairn_why *why)
 {
-    static const char *const metrics[] = {"cosine", "dot", "l2"}, *const fusions[] = {"minmax", "rrf", "zscore"};
+    static const char *const metrics[] = {"cosine", "dot", "l2"}, *const fusions[] = {"minmax", "rrf",
+                                                                                      "zscore"};
     struct dump *d = ctx;
     dump_start(d, "collection");
     json_str(&d->b, "name", cairn_str_of(c->opts.name));

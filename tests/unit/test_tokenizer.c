@@ -363,15 +363,17 @@ static void each_vocabulary_rule_is_kept(void **state)
                                          "[CLS]", "[SEP]"};
     static const int32_t no_unk_types[] = {1, 3, 3};
     const struct vocab_spec specs[] = {
-        {.model = "rwkv",                          .want = CAIRN_EUNSUPPORTED, .says = "gpt2, llama or bert: 'rwkv'"     }, /* T1 */
-        {.pre = "tekken",                          .want = CAIRN_EUNSUPPORTED, .says = "gpt-2, smollm, qwen2 or llama-bpe: 'tekken'"}, /* T1 */
-        {.pre = "default",                         .want = CAIRN_EUNSUPPORTED, .says = "gpt-2, smollm, qwen2 or llama-bpe"          }, /* T1 */
+        {.model = "rwkv",                          .want = CAIRN_EUNSUPPORTED, .says = "gpt2, llama or bert: 'rwkv'"      }, /* T1 */
+        {.pre = "tekken",
+         .want = CAIRN_EUNSUPPORTED,
+         .says = "gpt-2, smollm, qwen2 or llama-bpe: 'tekken'"                                                            }, /* T1 */
+        {.pre = "default",                         .want = CAIRN_EUNSUPPORTED, .says = "gpt-2, smollm, qwen2 or llama-bpe"}, /* T1 */
         {.tokens = tiny_bpe_tokens,
          .n_tokens = 0,
          .n_types = 1,
          .want = CAIRN_ECORRUPT,
          .says = "a vocabulary has 1 to"}, /* T2 */
-        {.n_types = 12,          .want = CAIRN_ECORRUPT,                                    .says = "as many token types as tokens"                                                                 }, /* T3 */
+        {.n_types = 12,          .want = CAIRN_ECORRUPT,                                    .says = "as many token types as tokens"                                                                  }, /* T3 */
         {.types = bad_types, .want = CAIRN_ECORRUPT,.says = "tokenizer.ggml.token_type[2]"}, /* T3 */
         {.model = "llama",
          .n_scores = 3,
@@ -401,8 +403,8 @@ static void each_vocabulary_rule_is_kept(void **state)
          .n_merges = 1,
          .want = CAIRN_ECORRUPT,
          .says = "tokenizer.ggml.merges[0]"}, /* T4 */
-        {.eos = 13,                            .want = CAIRN_ECORRUPT,                                               .says = "tokenizer.ggml.eos_token_id = 13 of 13"                                                                              }, /* T5 */
-        {.eos = 0x80000000,                        .want = CAIRN_ECORRUPT,                                                        .says = "special tokens are in the vocabulary"                                                                                          }, /* T5 */
+        {.eos = 13,                            .want = CAIRN_ECORRUPT,                                               .says = "tokenizer.ggml.eos_token_id = 13 of 13"                                                                               }, /* T5 */
+        {.eos = 0x80000000,                        .want = CAIRN_ECORRUPT,                                                        .says = "special tokens are in the vocabulary"                                                                                           }, /* T5 */
         {.model = "llama",
          .tokens = bad_byte,
          .n_tokens = 4,
@@ -431,8 +433,8 @@ static void each_vocabulary_rule_is_kept(void **state)
          .eos = 1,
          .want = CAIRN_ECORRUPT,
          .says = "[UNK], [CLS] and [SEP]"}, /* T7 */
-        {.eos = 10,                      .want = CAIRN_OK,                                                         .says = ""                                                                                           },
-        {.eos = UINT32_MAX,                                 .want = CAIRN_OK,                                               .says = ""                                                                              }, /* T5: as files say "none" */
+        {.eos = 10,                      .want = CAIRN_OK,                                                         .says = ""                                                                                            },
+        {.eos = UINT32_MAX,                                 .want = CAIRN_OK,                                               .says = ""                                                                               }, /* T5: as files say "none" */
     };
     for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
         const struct vocab_spec *s = &specs[i];

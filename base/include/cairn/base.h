@@ -81,7 +81,7 @@ char *cairn_asprintf(const char *fmt, ...) CAIRN_PRINTF(1, 2);
  * too. */
 void cairn_alloc_fail_after(uint64_t nth, bool once);
 uint64_t cairn_alloc_count(void); /* allocations since start */
-size_t cairn_heap_bytes(void);    /* allocated now, by all of the process; 0 where the C library does not say */
+size_t cairn_heap_bytes(void); /* allocated now, by all of the process; 0 where the C library does not say */
 
 /* False on overflow; *out is written only on success. */
 static inline bool cairn_mul(size_t a, size_t b, size_t *out)
