@@ -12,7 +12,7 @@
 #define WINDOW 3
 
 static uint8_t count_byte(size_t n, size_t step) { return n * step > 255 ? 255 : (uint8_t)(n * step); }
-static uint8_t share_byte(size_t part, size_t of) { return of ? (uint8_t)(part * 255 / of) : 0; }
+static uint8_t share_byte(size_t part, size_t of) { return (uint8_t)(of ? part * 255 / of : 0); }
 static uint8_t bit_byte(bool b) { return b ? 255 : 0; }
 
 static bool has(const struct set *s, size_t i) { return (s->b[i / 64] >> (i % 64)) & 1; }
@@ -267,7 +267,7 @@ static uint8_t top_mean(const uint32_t at_p[256], uint32_t k, uint32_t n)
         sum += m * p;
         take -= m;
     }
-    return left ? (uint8_t)(sum / left) : 0;
+    return (uint8_t)(left ? sum / left : 0);
 }
 static uint32_t p_byte(int32_t margin)
 {
@@ -304,7 +304,7 @@ void claim_features(const uint8_t f[GF_N], bool claim, size_t n, const int32_t *
     out[CF_SMOOTH] = (uint8_t)smooth_max(margin, n);
     out[CF_TOP3] = top_mean(at_p, 3, (uint32_t)n);
     out[CF_TOP8] = top_mean(at_p, 8, (uint32_t)n);
-    out[CF_MEAN] = n ? (uint8_t)(sum / n) : 0;
+    out[CF_MEAN] = (uint8_t)(n ? sum / n : 0);
     out[CF_SHARE] = share_byte(over, n);
     out[CF_COUNT] = count_byte(over, 10);
     out[CF_WORDS] = count_byte(n, 4);
