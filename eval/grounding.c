@@ -144,7 +144,7 @@ static enum cairn_err lacks(struct cairn_why *why, const char *what)
 struct questions { /* of source i; BORROWED by nobody: freed after reading */
     struct ground_set *set;
     char **of;
-    size_t cap;
+    size_t n, cap;
 };
 
 /* "passage 1:TEXT\n\npassage 2:TEXT": the marks are the set's, not the passages'. */
@@ -182,6 +182,7 @@ static enum cairn_err ragtruth_source(void *ctx, json_t *o, size_t line, struct 
     if (!eval_grow((void **)&q->of, &q->cap, (size_t)at + 1, sizeof *q->of) ||
         !(q->of[at] = cairn_strdup(question)))
         return cairn_fail(why, CAIRN_ENOMEM, "question");
+    q->n = (size_t)at + 1;
     return split_passages(&q->set->sources[at], p, why);
 }
 
@@ -407,7 +408,7 @@ enum cairn_err ground_set_read(struct ground_set *s, const char *dir, struct cai
         s->has_spans = true;
         err = each_file(dir, "responses.jsonl", ragtruth_response, &q, &m, why);
     }
-    for (size_t i = 0; i < s->n_sources && i < q.cap; i++)
+    for (size_t i = 0; i < q.n; i++)
         cairn_free(q.of[i]);
     cairn_free(q.of);
     if (err || n)

@@ -152,7 +152,8 @@ static int teardown(void **state)
 }
 static struct model_card card(void)
 {
-    return (struct model_card){.name = (char[]){"tiny"},
+    static char name[] = "tiny";
+    return (struct model_card){.name = name,
                                .path = file,
                                .vocab = vocab,
                                .n_head = HEADS,
