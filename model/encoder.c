@@ -632,6 +632,8 @@ void encoder_close(struct encoder *e)
     for (size_t i = 0; i < e->n_merged; i++)
         cairn_free(e->merged[i]);
     cairn_free(e->merged);
+    cairn_free(e->cosine);
+    cairn_free(e->sine);
     model_file_close(e->over);
     model_file_close(e->file);
     cairn_free(e->name);
