@@ -154,15 +154,6 @@ static bool article(const uint32_t *p, size_t n)
            (n == 3 && p[0] == 't' && p[1] == 'h' && p[2] == 'e');
 }
 
-char *eval_lower(const char *text, size_t len)
-{
-    struct points in = {0}, out = {0};
-    char *s = decode(&in, text, len) && lower(&in, &out) ? encode(out.p, out.n) : NULL;
-    cairn_free(in.p);
-    cairn_free(out.p);
-    return s;
-}
-
 char *eval_normalize(const char *text, size_t len)
 {
     struct points a = {0}, b = {0};

@@ -438,6 +438,83 @@ static size_t pick_sources(const struct work *w, struct answer_source *out, size
     return n;
 }
 
+/* Takes what is written for the job into the stream, and finished sentences to the checker, until the answer
+ * ends. ids has room for max. */
+static enum cairn_err take_tokens(struct work *w, struct schedule_job *job, int32_t *ids, size_t max,
+                                  struct cairn_why *why)
+{
+    struct answer *a = w->a;
+    const struct tokenizer *t = decoder_tokenizer(w->g->decoder);
+    enum cairn_err err = CAIRN_OK;
+    size_t n_ids = 0;
+    int64_t t0 = cairn_now_us();
+    a->finish = "length";
+    while (n_ids < max && !w->cancelled) {
+        int32_t id;
+        err = schedule_next(job, &id, why);
+        if (err)
+            break;
+        if (n_ids == 0)
+            a->first_token_us = cairn_now_us() - w->start_us;
+        if (id < 0) {
+            a->finish = "end";
+            break;
+        }
+        ids[n_ids++] = id;
+        struct cairn_str piece = tokenizer_piece(t, id, false);
+        size_t from;
+        stream_add(&w->stream, piece.p, piece.len, &from);
+        emit(w, false);
+        if (says_not_found(&w->stream)) {
+            a->finish = "end";
+            break;
+        }
+        struct cairn_span span;
+        bool room_left = true;
+        while (stream_sentence(&w->stream, false, &span))
+            room_left = checker_add(&w->checker, span) && room_left;
+        if (!checker_tell(&w->checker, w->q, false))
+            w->cancelled = true;
+        if (w->stream.stopped) {
+            a->finish = "stop";
+            break;
+        }
+        if (w->stream.full || !room_left)
+            break;
+        if (stream_looping(ids, n_ids)) {
+            a->finish = "repetition";
+            break;
+        }
+    }
+    struct schedule_usage usage;
+    schedule_usage_get(job, &usage);
+    a->prefill_us = usage.prefill_us;
+    a->decode_us = cairn_now_us() - t0 - usage.waited_us - usage.prefill_us;
+    a->cached_tokens = (uint32_t)usage.cached_tokens;
+    a->drafted_tokens = (uint32_t)usage.drafted;
+    a->accepted_tokens = (uint32_t)usage.accepted;
+    a->completion_tokens = (uint32_t)n_ids;
+    if ((err == CAIRN_ESTOPPED || err == CAIRN_EDEADLINE) && w->stream.final > 0) {
+        a->finish = err == CAIRN_ESTOPPED ? "cancelled" : "deadline";
+        err = CAIRN_OK;
+    }
+    if (w->cancelled)
+        a->finish = "cancelled";
+    return err;
+}
+
+/* What fits beside max_tokens of answer. */
+static void prompt_room(const struct generator *g, uint32_t max_tokens, struct prompt_limits *limits)
+{
+    *limits = (struct prompt_limits){.context_tokens = (size_t)conf(g, "generator.context_tokens"),
+                                     .question_tokens_max = (size_t)conf(g, "generator.question_tokens_max"),
+                                     .sources_max = (size_t)conf(g, "generator.sources_max")};
+    size_t left = decoder_n_ctx(g->decoder) - max_tokens,
+           taken = RESERVE_TOKENS + limits->question_tokens_max, room = left > taken ? left - taken : 64;
+    if (limits->context_tokens > room)
+        limits->context_tokens = room;
+}
+
 static enum cairn_err generate(struct work *w, struct cairn_why *why)
 {
     struct generator *g = w->g;
@@ -447,17 +524,10 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
     uint32_t max_tokens = q->max_tokens               ? q->max_tokens
                           : q->style == ANSWER_PHRASE ? PHRASE_TOKENS_MAX
                                                       : (uint32_t)conf(g, "generator.answer_tokens_max");
-    struct prompt_limits limits = {.context_tokens = (size_t)conf(g, "generator.context_tokens"),
-                                   .question_tokens_max = (size_t)conf(g, "generator.question_tokens_max"),
-                                   .sources_max = (size_t)conf(g, "generator.sources_max")};
-    uint32_t n_ctx = decoder_n_ctx(g->decoder);
-    if (max_tokens > n_ctx / 2)
-        max_tokens = n_ctx / 2;
-    size_t room = n_ctx - max_tokens > RESERVE_TOKENS + limits.question_tokens_max
-                      ? n_ctx - max_tokens - RESERVE_TOKENS - limits.question_tokens_max
-                      : 64;
-    if (limits.context_tokens > room)
-        limits.context_tokens = room;
+    struct prompt_limits limits;
+    if (max_tokens > decoder_n_ctx(g->decoder) / 2)
+        max_tokens = decoder_n_ctx(g->decoder) / 2;
+    prompt_room(g, max_tokens, &limits);
     int64_t t0 = cairn_now_us();
     struct prompt p;
     struct answer_source picked[PHRASE_SOURCES_MAX];
@@ -486,7 +556,6 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
     a->prompt_hash = cairn_hash_bytes(p.ids, p.n * sizeof *p.ids);
     struct schedule_job *job = NULL;
     struct constrain *rule = NULL;
-    size_t n_ids = 0;
     int32_t *ids = cairn_malloc((size_t)max_tokens * sizeof *ids);
     if (!ids) {
         err = cairn_fail(why, CAIRN_ENOMEM, "answer of %u tokens", max_tokens);
@@ -511,59 +580,7 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
         &job, why);
     if (err)
         goto done;
-    t0 = cairn_now_us();
-    a->finish = "length";
-    while (n_ids < max_tokens && !w->cancelled) {
-        int32_t id;
-        err = schedule_next(job, &id, why);
-        if (err)
-            break;
-        if (n_ids == 0)
-            a->first_token_us = cairn_now_us() - w->start_us;
-        if (id < 0) {
-            a->finish = "end";
-            break;
-        }
-        ids[n_ids++] = id;
-        struct cairn_str piece = tokenizer_piece(t, id, false);
-        size_t from;
-        stream_add(&w->stream, piece.p, piece.len, &from);
-        emit(w, false);
-        if (says_not_found(&w->stream)) {
-            a->finish = "end";
-            break;
-        }
-        struct cairn_span span;
-        bool room_left = true;
-        while (stream_sentence(&w->stream, false, &span))
-            room_left = checker_add(&w->checker, span) && room_left;
-        if (!checker_tell(&w->checker, q, false))
-            w->cancelled = true;
-        if (w->stream.stopped) {
-            a->finish = "stop";
-            break;
-        }
-        if (w->stream.full || !room_left)
-            break;
-        if (stream_looping(ids, n_ids)) {
-            a->finish = "repetition";
-            break;
-        }
-    }
-    struct schedule_usage usage;
-    schedule_usage_get(job, &usage);
-    a->prefill_us = usage.prefill_us;
-    a->decode_us = cairn_now_us() - t0 - usage.waited_us - usage.prefill_us;
-    a->cached_tokens = (uint32_t)usage.cached_tokens;
-    a->drafted_tokens = (uint32_t)usage.drafted;
-    a->accepted_tokens = (uint32_t)usage.accepted;
-    a->completion_tokens = (uint32_t)n_ids;
-    if ((err == CAIRN_ESTOPPED || err == CAIRN_EDEADLINE) && w->stream.final > 0) {
-        a->finish = err == CAIRN_ESTOPPED ? "cancelled" : "deadline";
-        err = CAIRN_OK;
-    }
-    if (w->cancelled)
-        a->finish = "cancelled";
+    err = take_tokens(w, job, ids, max_tokens, why);
     schedule_drop(job); /* from here on the rule is ours */
     job = NULL;
     if (!err) {

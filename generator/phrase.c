@@ -162,26 +162,6 @@ bool phrase_find(struct cairn_str phrase, const struct answer_request *q, const 
     return best >= 0;
 }
 
-float phrase_agree(struct cairn_str a, struct cairn_str b)
-{
-    struct cairn_span x[WORDS_MAX], y[WORDS_MAX];
-    bool used[WORDS_MAX] = {0};
-    size_t na = 0, nb = 0, both = 0, i = 0;
-    while (na < WORDS_MAX && next_word(a, &i, &x[na]))
-        na++;
-    i = 0;
-    while (nb < WORDS_MAX && next_word(b, &i, &y[nb]))
-        nb++;
-    for (size_t k = 0; k < na; k++)
-        for (size_t m = 0; m < nb; m++)
-            if (!used[m] && same_word(a, x[k], b, y[m])) {
-                used[m] = true;
-                both++;
-                break;
-            }
-    return na + nb ? 2.0f * (float)both / (float)(na + nb) : 0;
-}
-
 /* ---- numbers ---- */
 
 /* A number with its inner separators, "1,000.5"; without the commas in out. */

@@ -18,8 +18,6 @@ bool phrase_find(struct cairn_str phrase, const struct answer_request *q, const 
                  size_t n_sources, const struct reader_span *spans, size_t n_spans, struct phrase_place *out);
 /* The sentences of a source that hold [start, end). */
 struct cairn_span phrase_sentence(struct cairn_str source, size_t start, size_t end);
-/* Share of the words that two phrases have in common: F1 over words, case aside. */
-float phrase_agree(struct cairn_str a, struct cairn_str b);
 /* Does every number of text[start, end) outside citation marks stand in one of the passages? Digits are
  * compared without the commas of thousands; up to 20 a passage may spell it. */
 bool phrase_numbers_in(struct cairn_str text, size_t start, size_t end, const struct cairn_str *passages,

@@ -100,7 +100,11 @@ enum cairn_err schedule_submit(struct schedule *s, const struct schedule_request
     j->stop = q->stop;
     j->submitted_us = cairn_now_us();
     memcpy(j->ids, q->ids, q->n * sizeof *j->ids);
-    int rc = pthread_cond_init(&j->changed, NULL);
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    int rc = pthread_cond_init(&j->changed, &attr);
+    (void)pthread_condattr_destroy(&attr);
     if (rc) {
         cairn_free(j);
         return cairn_fail_errno(why, rc, "request");
@@ -149,7 +153,7 @@ enum cairn_err schedule_next(struct schedule_job *j, int32_t *id, struct cairn_w
             break;
         }
         struct timespec until;
-        (void)clock_gettime(CLOCK_REALTIME, &until);
+        (void)clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += WAIT_MS * 1000000L;
         until.tv_sec += until.tv_nsec / 1000000000L;
         until.tv_nsec %= 1000000000L;

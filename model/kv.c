@@ -6,12 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-const char *cache_type_name(enum cache_type t)
-{
-    static const char *const names[] = {"f16", "f32", "q8"};
-    return (unsigned)t < sizeof names / sizeof names[0] ? names[t] : "unknown";
-}
-
 static size_t element_bytes(enum cache_type t) { return t == CACHE_F32 ? 4 : t == CACHE_F16 ? 2 : 1; }
 
 bool kv_shape_init(struct kv_shape *s, enum cache_type type, uint32_t n_layer, uint32_t n_head,

@@ -18,7 +18,6 @@
 
 #include "kv.h"
 
-#define OPS_ABI 3u
 enum {
     OPS_ROWS_FEW = 17,   /* fewer rows: weights are read in place; more: unpacked once for all rows */
     OPS_JOBS_MAX = 4,    /* weights that share one input in one ops_matmul() */
@@ -79,7 +78,6 @@ static inline size_t attend_page(const struct attend *a, size_t position)
 
 struct compute;
 struct ops {
-    uint32_t abi;
     const char *name;
     bool blocks;   /* knows WEIGHT_BLOCKS */
     unsigned tile; /* queries per attend() that suit it, <= OPS_TILE_MAX */

@@ -149,7 +149,6 @@ static void add(float *y, const float *x, size_t n)
 }
 
 const struct ops ops_scalar = {
-    .abi = OPS_ABI,
     .name = "scalar",
     .tile = OPS_TILE_MAX,
     .shared_bytes = no_bytes,

@@ -177,7 +177,6 @@ void params_init(struct params *p);
 void params_release(struct params *p);
 void params_text(struct params *p, const char *key, const char *value); /* NULL: left out */
 void params_str(struct params *p, const char *key, const char *s, size_t len);
-void params_bin(struct params *p, const char *key, const void *bytes, size_t len);
 void params_whole(struct params *p, const char *key, struct whole v); /* not given: left out */
 void params_uint(struct params *p, const char *key, uint64_t v);
 void params_number(struct params *p, const char *key, struct number v);

@@ -69,13 +69,6 @@ void params_text(struct params *p, const char *key, const char *value)
         params_str(p, key, value, strlen(value));
 }
 
-void params_bin(struct params *p, const char *key, const void *bytes, size_t len)
-{
-    pk_cstr(&p->k, key);
-    pk_bin(&p->k, bytes, len);
-    p->n++;
-}
-
 void params_uint(struct params *p, const char *key, uint64_t v)
 {
     pk_kuint(&p->k, key, v);

@@ -96,8 +96,6 @@ void eval_means(const struct eval_qrels *q, const struct eval_run *r, const stru
  * that ends a word as the final one. Bytes that are not UTF-8 become U+FFFD. OWNED; NULL only without memory.
  */
 char *eval_normalize(const char *text, size_t len);
-/* Lower-casing alone, as said above. OWNED. */
-char *eval_lower(const char *text, size_t len);
 /* F1 of the token multisets; when one side is empty: 1 when both are. */
 CAIRN_MUST_USE enum cairn_err eval_f1(const char *gold, const char *answer, double *f1,
                                       struct cairn_why *why);

@@ -185,7 +185,6 @@ CAIRN_MUST_USE enum cairn_err model_device_bandwidth(size_t bytes, double *bytes
 
 /* Elements of a decoder's keys and values. Q8: one byte each and a scale per position and head. */
 enum cache_type { CACHE_F16, CACHE_F32, CACHE_Q8 };
-const char *cache_type_name(enum cache_type t); /* "f16", "f32", "q8" */
 
 struct model_opts {
     struct cairn_pool *pool;    /* BORROWED; NULL: one thread */
