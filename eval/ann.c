@@ -112,28 +112,16 @@ static int ann_run(const struct options *o)
 }
 
 static const struct option_row rows[] = {
-    {"set",          "DIR",                       "a judged set, as `cairn eval retrieval` reads it",                     O_TEXT,                  offsetof(struct options, set)         },
-    {"k",            "N",                         "neighbours (default 10)",                                              O_WHOLE,                 offsetof(struct options, k)           },
-    {"sample",       "N",                         "only N of the judged queries, drawn by --seed",                        O_WHOLE,
-     offsetof(struct options,                                                                                                                                               sample)      },
-    {"seed",         "S",                         "of the sample (default 0)",                                            O_WHOLE,                 offsetof(struct options, seed)        },
-    {"draws",        "N",                         "of the bootstrap over queries (default 1000)",                         O_WHOLE,                 offsetof(struct options, draws)       },
-    {"baseline",     "FILE",                      "compare with the records of an earlier run",                           O_TEXT,
-     offsetof(struct options,                                                                                                                                               baseline)    },
-    {"fail-on-drop", NULL,                        "with --baseline: exit 1 when recall fell and its interval is below 0", O_FLAG,
-     offsetof(struct options,                                                                                                                                               fail_on_drop)},
-    {"data",         "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                  O_TEXT,
-     offsetof(struct options,                                                                                                                                               data)        },
-    {"models",       "DIR",                       "directory of models",                                                  O_TEXT,                  offsetof(struct options, models)      },
-    {"profile",      "NAME",                      "standard or small: take this profile's models",                        O_TEXT,
-     offsetof(struct options,                                                                                                                                               profile)     },
-    {"embedder",     "NAME",                      "embedding model",                                                      O_TEXT,                  offsetof(struct options, embedder)    },
-    {"backend",      "NAME",                      "auto, scalar, blas, avx2, avx512 or cuda",                             O_TEXT,
-     offsetof(struct options,                                                                                                                                               backend)     },
-    {"threads",      "N",                         "compute threads (default: cores)",                                     O_WHOLE,                 offsetof(struct options, threads)     },
-    {"conf",         "KEY=VALUE",                 "a setting; may be repeated",                                           O_CONF,                  0                      },
-    {"json",          NULL, "one JSON object on stdout",                                                                 O_FLAG, offsetof(struct options,                   json)             },
-    {"quiet",          NULL,     "no progress on stderr",                                                                 O_FLAG, offsetof(struct options,                  quiet)},
+    {"set",    "DIR", "a judged set, as `cairn eval retrieval` reads it",    O_TEXT,  offsetof(struct options, set)   },
+    {"k",      "N",   "neighbours (default 10)",                             O_WHOLE, offsetof(struct options, k)     },
+    {"sample", "N",   "only N of the judged queries, drawn by --seed",       O_WHOLE,
+     offsetof(struct options,                                                                                  sample)},
+    {"seed",   "S",   "of the sample (default 0)",                           O_WHOLE, offsetof(struct options, seed)  },
+    OPTIONS_BASELINE,
+    {"data",   "DIR", "where stores are kept (default ~/.cache/cairn/eval)", O_TEXT,
+     offsetof(struct options,                                                                                  data)  },
+    OPTIONS_MODELS,
+    OPTIONS_RUN,
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 

@@ -475,26 +475,17 @@ static void print_tree(const json_t *v, int depth)
 }
 
 static const struct option_row rows[] = {
-    {"kb",        "DIR",                       "documents to ingest, questions.jsonl beside it (default data/kb)",              O_TEXT,
-     offsetof(struct options,                                                                                                                                                     kb)       },
-    {"data",      "DIR",                       "where the stores of this run are made, and removed (default: $TMPDIR or /tmp)", O_TEXT,
-     offsetof(struct options,                                                                                                                                                     data)     },
-    {"quick",     NULL,                        "a tenth of the work, rougher numbers",                                          O_FLAG,                  offsetof(struct options, quick)    },
-    {"seed",      "S",                         "of the synthetic documents (default 0)",                                        O_WHOLE,                 offsetof(struct options, seed)     },
-    {"models",    "DIR",                       "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)",  O_TEXT,
-     offsetof(struct options,                                                                                                                                                     models)   },
-    {"profile",   "NAME",                      "standard or small: take this profile's models",                                 O_TEXT,
-     offsetof(struct options,                                                                                                                                                     profile)  },
-    {"embedder",  "NAME",                      "embedding model, or none",                                                      O_TEXT,                  offsetof(struct options, embedder) },
-    {"reranker",  "NAME",                      "pair model, or none",                                                           O_TEXT,                  offsetof(struct options, reranker) },
-    {"generator", "NAME",                      "generator, or none",                                                            O_TEXT,                  offsetof(struct options, generator)},
-    {"backend",   "NAME",                      "auto, scalar, blas, avx2, avx512 or cuda",                                      O_TEXT,
-     offsetof(struct options,                                                                                                                                                     backend)  },
-    {"threads",   "N",                         "compute threads (default: cores)",                                              O_WHOLE,                 offsetof(struct options, threads)  },
-    {"conf",      "KEY=VALUE",                 "a setting; may be repeated",                                                    O_CONF,                  0                      },
-    {"probe",      "DIR",                        NULL,                                                                          O_TEXT, offsetof(struct options,                  probe)          },
-    {"json",       NULL, "one JSON object on stdout",                                                                          O_FLAG, offsetof(struct options,                   json)},
-    {"quiet",       NULL,     "no progress on stderr",                                                                          O_FLAG, offsetof(struct options,                  quiet)          },
+    {"kb",    "DIR", "documents to ingest, questions.jsonl beside it (default data/kb)",              O_TEXT,
+     offsetof(struct options,                                                                                                           kb)   },
+    {"data",  "DIR", "where the stores of this run are made, and removed (default: $TMPDIR or /tmp)", O_TEXT,
+     offsetof(struct options,                                                                                                           data) },
+    {"quick", NULL,  "a tenth of the work, rougher numbers",                                          O_FLAG,  offsetof(struct options, quick)},
+    {"seed",  "S",   "of the synthetic documents (default 0)",                                        O_WHOLE, offsetof(struct options, seed) },
+    OPTIONS_MODELS,
+    OPTIONS_RERANKER,
+    OPTIONS_GENERATOR,
+    OPTIONS_RUN,
+    {"probe", "DIR", NULL,                                                                            O_TEXT,  offsetof(struct options, probe)},
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 

@@ -148,23 +148,15 @@ static enum cairn_err ask_plainly(const struct options *o, const char *dir, cons
 }
 
 static const struct option_row rows[] = {
-    {"kb",        "DIR",                       "documents to ask, questions.jsonl beside it (default data/kb)", O_TEXT,
-     offsetof(struct options,                                                                                                                                     kb)       },
-    {"data",      "DIR",                       "where the store is kept (default ~/.cache/cairn/eval)",         O_TEXT,
-     offsetof(struct options,                                                                                                                                     data)     },
-    {"sample",    "N",                         "questions that are answered (default 8)",                       O_WHOLE,                 offsetof(struct options, sample)   },
-    {"models",    "DIR",                       "directory of models",                                           O_TEXT,                  offsetof(struct options, models)   },
-    {"profile",   "NAME",                      "standard or small: take this profile's models",                 O_TEXT,
-     offsetof(struct options,                                                                                                                                     profile)  },
-    {"embedder",  "NAME",                      "embedding model, or none",                                      O_TEXT,                  offsetof(struct options, embedder) },
-    {"reranker",  "NAME",                      "pair model, or none",                                           O_TEXT,                  offsetof(struct options, reranker) },
-    {"generator", "NAME",                      "generator",                                                     O_TEXT,                  offsetof(struct options, generator)},
-    {"backend",   "NAME",                      "auto, scalar, blas, avx2, avx512 or cuda",                      O_TEXT,
-     offsetof(struct options,                                                                                                                                     backend)  },
-    {"threads",   "N",                         "compute threads (default: cores)",                              O_WHOLE,                 offsetof(struct options, threads)  },
-    {"conf",      "KEY=VALUE",                 "a setting; may be repeated",                                    O_CONF,                  0                      },
-    {"json",       NULL, "one JSON object on stdout",                                                          O_FLAG, offsetof(struct options,                   json)          },
-    {"quiet",       NULL,     "no progress on stderr",                                                          O_FLAG, offsetof(struct options,                  quiet)},
+    {"kb",     "DIR", "documents to ask, questions.jsonl beside it (default data/kb)", O_TEXT,
+     offsetof(struct options,                                                                                            kb)    },
+    {"data",   "DIR", "where the store is kept (default ~/.cache/cairn/eval)",         O_TEXT,
+     offsetof(struct options,                                                                                            data)  },
+    {"sample", "N",   "questions that are answered (default 8)",                       O_WHOLE, offsetof(struct options, sample)},
+    OPTIONS_MODELS,
+    OPTIONS_RERANKER,
+    OPTIONS_GENERATOR,
+    OPTIONS_RUN,
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 

@@ -35,6 +35,42 @@ struct option_row {
     enum { O_TEXT, O_WHOLE, O_SHARE, O_FLAG, O_CONF, O_LIST } kind;
     size_t at;
 };
+/* Rows that several commands share. */
+#define OPTIONS_MODELS                                                                                       \
+    {"models", "DIR", "directory of models (default: $CAIRN_MODELS_DIR, else ~/.cache/cairn/models)",        \
+     O_TEXT, offsetof(struct options, models)},                                                              \
+        {"profile", "NAME", "standard or small: take this profile's models", O_TEXT,                         \
+         offsetof(struct options, profile)},                                                                 \
+    {                                                                                                        \
+        "embedder", "NAME", "embedding model, or none", O_TEXT, offsetof(struct options, embedder)           \
+    }
+#define OPTIONS_RERANKER                                                                                     \
+    {                                                                                                        \
+        "reranker", "NAME", "pair model, or none", O_TEXT, offsetof(struct options, reranker)                \
+    }
+#define OPTIONS_GENERATOR                                                                                    \
+    {                                                                                                        \
+        "generator", "NAME", "generator, or none", O_TEXT, offsetof(struct options, generator)               \
+    }
+#define OPTIONS_RUN                                                                                          \
+    {"backend", "NAME", "auto, scalar, blas, avx2, avx512 or cuda", O_TEXT,                                  \
+     offsetof(struct options, backend)},                                                                     \
+        {"threads", "N", "compute threads (default: cores)", O_WHOLE, offsetof(struct options, threads)},    \
+        {"conf", "KEY=VALUE", "a setting, as retriever.rerank_top=50; may be repeated", O_CONF, 0},          \
+        {"json", NULL, "one JSON object on stdout", O_FLAG, offsetof(struct options, json)},                 \
+    {                                                                                                        \
+        "quiet", NULL, "no progress on stderr", O_FLAG, offsetof(struct options, quiet)                      \
+    }
+#define OPTIONS_BASELINE                                                                                     \
+    {"draws", "N", "of the bootstrap (default 1000; 0: no intervals)", O_WHOLE,                              \
+     offsetof(struct options, draws)},                                                                       \
+        {"baseline", "FILE", "compare with the --out of an earlier run, unit by unit", O_TEXT,               \
+         offsetof(struct options, baseline)},                                                                \
+    {                                                                                                        \
+        "fail-on-drop", NULL, "with --baseline: exit 1 when a measure fell and its interval is below 0",     \
+            O_FLAG, offsetof(struct options, fail_on_drop)                                                   \
+    }
+
 /* DONE, or USAGE after a message. Options are "--name value" or "--name=value". */
 int options_read(struct options *o, const struct option_row *rows, size_t n, int argc, char **argv);
 void options_print(const char *usage, const char *details, const struct option_row *rows, size_t n, FILE *to);
