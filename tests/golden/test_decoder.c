@@ -238,6 +238,60 @@ static void check_model(const char *model, enum model_backend backend, bool gree
     free(g);
 }
 
+/* The same text on every kind of kernel: what the scalar one writes is the reference. */
+static void check_backends(const char *model, size_t prompts)
+{
+    TEST_WHY;
+    const enum model_backend kinds[] = {BACKEND_SCALAR, BACKEND_AVX2, BACKEND_AVX512, BACKEND_CUDA};
+    const char *path = test_model_file(model, "model.gguf");
+    if (!path) {
+        skip();
+        return;
+    }
+    char golden[256];
+    snprintf(golden, sizeof golden, "tests/golden/decoder/%s.txt", model);
+    struct golden *g = golden_read(golden);
+    struct cairn_pool *pool = NULL;
+    CHECK_OK(cairn_pool_open(&pool, 0, &why));
+    static int32_t want[PROMPTS][LONG];
+    for (size_t b = 0; b < sizeof kinds / sizeof *kinds; b++) {
+        struct decoder *d = NULL;
+        if (!model_backend_available(kinds[b]))
+            continue;
+        CHECK_OK(decoder_open_file(
+            &d, path, &(struct model_opts){.pool = pool, .backend = kinds[b], .n_ctx = 1024, .exact = true},
+            &why));
+        size_t n_vocab = decoder_n_vocab(d), differ = 0;
+        float *logits = malloc(n_vocab * sizeof *logits);
+        CHECK(logits != NULL);
+        for (size_t p = 0; p < prompts; p++) {
+            struct decoder_seq *s = NULL;
+            CHECK_OK(decoder_seq_open(&s, d, 1024, &why));
+            CHECK_OK(decoder_eval(s, g->prompt[p], g->n_prompt[p], false, logits, NULL, &why));
+            for (int i = 0; i < LONG; i++) {
+                int32_t id = argmax(logits, n_vocab);
+                if (!b)
+                    want[p][i] = id;
+                if (id != want[p][i]) {
+                    print_error("prompt %zu, token %d: %d, scalar %d (logits %.5f and %.5f)\n", p, i, id,
+                                want[p][i], (double)logits[id], (double)logits[want[p][i]]);
+                    differ++;
+                    break;
+                }
+                CHECK_OK(decoder_eval(s, &id, 1, false, logits, NULL, &why));
+            }
+            decoder_seq_close(s);
+        }
+        print_message("%s: %zu of %zu prompts with the same %d tokens\n", decoder_backend_name(d),
+                      prompts - differ, prompts, LONG);
+        CHECK_U64_EQ(differ, 0);
+        free(logits);
+        decoder_close(d);
+    }
+    cairn_pool_close(pool);
+    free(g);
+}
+
 static void the_small_model_writes_what_the_reference_writes(void **state)
 {
     UNUSED_STATE(state);
@@ -262,6 +316,22 @@ static void the_standard_model_writes_what_the_reference_writes(void **state)
 {
     UNUSED_STATE(state);
     check_model("qwen2.5-coder-1.5b-instruct-q4_k_m", BACKEND_AUTO, true);
+}
+
+static void every_backend_writes_the_same(void **state)
+{
+    UNUSED_STATE(state);
+    check_backends("smollm2-135m-instruct-q4_1", getenv("CAIRN_TEST_LONG") ? PROMPTS : 1);
+}
+static void every_backend_writes_the_same_with_the_standard_model(void **state)
+{
+    UNUSED_STATE(state);
+    if (!getenv("CAIRN_TEST_LONG")) { /* minutes, nearly all of it the scalar kernels */
+        print_message("SKIP: CAIRN_TEST_LONG is not set\n");
+        skip();
+        return;
+    }
+    check_backends("qwen2.5-coder-1.5b-instruct-q4_k_m", 1);
 }
 
 static void check_model_rounded(const char *model, double kl_max, double agree_min, bool greedy)
@@ -332,6 +402,8 @@ int main(void)
         TEST(the_small_model_agrees_on_avx2),
         TEST(the_small_model_writes_the_same_on_a_device),
         TEST(the_standard_model_writes_what_the_reference_writes),
+        TEST(every_backend_writes_the_same),
+        TEST(every_backend_writes_the_same_with_the_standard_model),
         TEST(rounded_prompts_move_the_small_model_little),
         TEST(rounded_prompts_leave_what_the_standard_model_writes),
     };
