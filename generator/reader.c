@@ -234,6 +234,26 @@ static enum cairn_err read_run(const struct reader *r, const struct pieces *ques
     return err;
 }
 
+static bool digit_at(struct cairn_str text, size_t i)
+{
+    return i < text.len && text.p[i] >= '0' && text.p[i] <= '9';
+}
+static bool inside_number(struct cairn_str text, size_t i)
+{
+    return i && i < text.len && strchr(".,:", text.p[i]) && digit_at(text, i - 1) && digit_at(text, i + 1);
+}
+void reader_whole_numbers(struct cairn_str text, struct reader_span *s)
+{
+    while (s->start > s->from &&
+           ((digit_at(text, s->start) && digit_at(text, s->start - 1)) ||
+            (digit_at(text, s->start) && inside_number(text, s->start - 1)) || inside_number(text, s->start)))
+        s->start--;
+    while (s->end < s->to &&
+           ((digit_at(text, s->end - 1) && digit_at(text, s->end)) ||
+            (digit_at(text, s->end) && inside_number(text, s->end - 1)) || inside_number(text, s->end)))
+        s->end++;
+}
+
 enum cairn_err reader_read(const struct reader *r, const struct answer_request *q, const size_t *lens,
                            size_t n_sources, struct reader_span *out, size_t *n,
                            const struct cairn_stop *stop, struct cairn_why *why)
@@ -251,7 +271,9 @@ enum cairn_err reader_read(const struct reader *r, const struct answer_request *
             err = runs_of(&p, (uint32_t)s, text, runs, &n_runs, why);
         for (size_t i = first; i < n_runs && !err; i++) {
             err = read_run(r, &question, &p, &runs[i], &out[*n], stop, why);
-            *n += !err;
+            if (err)
+                break;
+            reader_whole_numbers(text, &out[(*n)++]);
         }
         cairn_free(p.at);
     }

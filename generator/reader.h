@@ -20,5 +20,8 @@ struct reader_span {
 CAIRN_MUST_USE enum cairn_err reader_read(const struct reader *r, const struct answer_request *q,
                                           const size_t *lens, size_t n_sources, struct reader_span *out,
                                           size_t *n, const struct cairn_stop *stop, struct cairn_why *why);
+/* Widens the span, within its run, until it cuts no number: the encoder's tokens end at every mark, a number
+ * does not ("4,097.9", never "4"). */
+void reader_whole_numbers(struct cairn_str text, struct reader_span *s);
 
 #endif

@@ -77,6 +77,37 @@ static void margins_are_those_of_the_training_script(void **state)
     }
 }
 
+static void a_number_is_never_cut(void **state)
+{
+    UNUSED_STATE(state);
+    static const struct {
+        const char *text, *cut, *whole;
+    } rows[] = {
+        {"a density of 4,097.9 people", "4",             "4,097.9"           },
+        {"a density of 4,097.9 people", "097",           "4,097.9"           },
+        {"a density of 4,097.9 people", "9 people",      "4,097.9 people"    },
+        {"a density of 4,097.9 people", "density of 4,", "density of 4,097.9"},
+        {"open at 10:45, not 9.",       "45",            "10:45"             },
+        {"open at 10:45, not 9.",       "9",             "9"                 },
+        {"version 2.0",                 "0",             "2.0"               },
+        {"12",                          "1",             "12"                },
+        {"in 1990, 2000 and so on",     "1990",          "1990"              },
+        {"it ends. 5 more",             "5 more",        "5 more"            },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct cairn_str t = cairn_str_of(rows[i].text);
+        struct reader_span s = {.start = (size_t)(strstr(t.p, rows[i].cut) - t.p), .to = t.len};
+        s.end = s.start + strlen(rows[i].cut);
+        reader_whole_numbers(t, &s);
+        if (s.end - s.start != strlen(rows[i].whole) ||
+            memcmp(t.p + s.start, rows[i].whole, s.end - s.start) != 0)
+            fail_msg("\"%s\" of \"%s\": \"%.*s\"", rows[i].cut, t.p, (int)(s.end - s.start), t.p + s.start);
+    }
+    struct reader_span s = {.start = 1, .end = 2, .from = 1, .to = 2}; /* never beyond its run */
+    reader_whole_numbers(cairn_str_of("1234"), &s);
+    CHECK(s.start == 1 && s.end == 2);
+}
+
 static void the_source_with_the_answer_comes_first_wherever_it_stands(void **state)
 {
     UNUSED_STATE(state);
@@ -199,6 +230,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(margins_are_those_of_the_training_script),
+        TEST(a_number_is_never_cut),
         TEST(the_source_with_the_answer_comes_first_wherever_it_stands),
         TEST(long_sources_are_read_in_runs),
         TEST(a_phrase_is_cited_and_streamed_whole),
