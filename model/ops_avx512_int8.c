@@ -148,9 +148,13 @@ static inline void group_make(const float *x, size_t left, uint8_t *q, float *sc
     s = s > 1e-30f ? s : 0.0f;
     float inverse = s > 0 ? 1.0f / s : 0.0f, z = rintf(below * inverse);
 #pragma GCC unroll 4
-    for (size_t u = 0; u < 4; u++)
-        _mm_storeu_si128((__m128i *)(void *)(q + 16 * u), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(
-                                                              vf_fma(v[u], vf_set(inverse), vf_set(z)))));
+    for (size_t u = 0; u < 4; u++) {
+        /* z is rounded from the rounded product, the sum from the exact one: the least value may come out as
+         * a little more than half below zero, and narrowing would take -1 for the largest byte */
+        __m512i steps = _mm512_cvtps_epi32(vf_fma(v[u], vf_set(inverse), vf_set(z)));
+        steps = _mm512_max_epi32(steps, _mm512_setzero_si512());
+        _mm_storeu_si128((__m128i *)(void *)(q + 16 * u), _mm512_cvtusepi32_epi8(steps));
+    }
     *scale = odd ? NAN : s;
     *zero = s * z;
 }
