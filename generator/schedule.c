@@ -3,7 +3,9 @@
  * The list `active` and what is in a job but its lock's fields belong to the schedule's thread. A job is
  * allocated once, at submit: its tokens lie in one array, the prompt, then what was written, then the draft
  * that is being verified; all pages it may need are taken before its first step, so that what was begun can
- * be finished. Jobs are taken in as they came; one that must wait for pages holds back those behind it.
+ * be finished. Jobs are taken in as they came; one that must wait for pages holds back those behind it. One
+ * that is dropped while it waits leaves the queue there and then: its place is somebody else's, and its
+ * caller does not wait for the answers before it.
  *
  * A draft is verified by the rows that single tokens take, so the logits at each position are the same bits
  * with and without it, and each position is sampled from its own logits in order: the text is the same. */
@@ -39,8 +41,9 @@ struct schedule_job {
 
     pthread_cond_t changed; /* the rest: under schedule.lock */
     const struct cairn_stop *stop;
-    size_t n_shown, n_read;         /* tokens published, tokens taken */
-    bool done, unwanted, abandoned; /* unwanted: by its caller; abandoned: the thread is to free it */
+    size_t n_shown, n_read; /* tokens published, tokens taken */
+    bool queued, done;
+    bool unwanted, abandoned; /* unwanted: by its caller; abandoned: the thread is to free it */
     enum cairn_err err;
     struct cairn_why why;
     struct schedule_usage usage;
@@ -58,12 +61,12 @@ struct schedule {
 
     struct schedule_job *active[SCHEDULE_BATCH_MAX]; /* the thread's */
     size_t n_active, turn;
-    bool starved; /* the head of the queue waits for pages of an active one */
 
     pthread_mutex_t lock; /* guards the rest, and what jobs say */
     pthread_cond_t work;
     struct schedule_job *first, *last;
     size_t n_queued;
+    bool starved; /* the head of the queue waits for pages of an active one */
     bool closing;
     struct generator_stats stats;
 };
@@ -115,6 +118,7 @@ enum cairn_err schedule_submit(struct schedule *s, const struct schedule_request
         *(s->last ? &s->last->next : &s->first) = j;
         s->last = j;
         s->n_queued++;
+        j->queued = true;
         (void)pthread_cond_signal(&s->work);
     } else {
         s->stats.rejected++;
@@ -169,12 +173,34 @@ static void job_free(struct schedule_job *j)
     cairn_free(j);
 }
 
+static void leave_queue(struct schedule *s, struct schedule_job *j) /* under the lock */
+{
+    struct schedule_job **link = &s->first, *before = NULL;
+    while (*link != j) {
+        before = *link;
+        link = &before->next;
+    }
+    *link = j->next;
+    if (s->last == j)
+        s->last = before;
+    s->n_queued--;
+    j->queued = false;
+    if (!before) /* whoever is first now may need fewer pages */
+        s->starved = false;
+}
+
 void schedule_drop(struct schedule_job *j)
 {
     if (!j)
         return;
     struct schedule *s = j->s;
     (void)pthread_mutex_lock(&s->lock);
+    if (j->queued) { /* the thread knows nothing of it, and may be long in looking */
+        leave_queue(s, j);
+        (void)pthread_mutex_unlock(&s->lock);
+        job_free(j);
+        return;
+    }
     j->unwanted = true;
     (void)pthread_cond_signal(&s->work);
     while (j->choose && !j->done)
@@ -224,6 +250,7 @@ static void let_go(struct schedule *s, struct schedule_job *j)
     j->done = true;
     j->err = j->failed;
     j->why = j->failed_why;
+    s->starved = false;
     bool abandoned = j->abandoned;
     (void)pthread_cond_broadcast(&j->changed);
     (void)pthread_mutex_unlock(&s->lock);
@@ -231,25 +258,22 @@ static void let_go(struct schedule *s, struct schedule_job *j)
         job_free(j);
 }
 
-static struct schedule_job *take_first(struct schedule *s) /* under the lock */
-{
-    struct schedule_job *j = s->first;
-    s->first = j->next;
-    if (!s->first)
-        s->last = NULL;
-    s->n_queued--;
-    return j;
-}
-
-static void put_first(struct schedule *s, struct schedule_job *j)
+/* Back to wait for pages; false: its caller has dropped it meanwhile. */
+static bool put_first(struct schedule *s, struct schedule_job *j)
 {
     (void)pthread_mutex_lock(&s->lock);
-    j->next = s->first;
-    s->first = j;
-    if (!s->last)
-        s->last = j;
-    s->n_queued++;
+    bool wanted = !j->unwanted;
+    if (wanted) {
+        j->next = s->first;
+        s->first = j;
+        if (!s->last)
+            s->last = j;
+        s->n_queued++;
+        j->queued = true;
+        s->starved = true;
+    }
     (void)pthread_mutex_unlock(&s->lock);
+    return wanted;
 }
 
 /* A sequence with all its pages, its beginning found if it is known. */
@@ -278,28 +302,29 @@ static enum cairn_err begin(struct schedule *s, struct schedule_job *j, struct c
 
 static void take_in(struct schedule *s)
 {
-    while (s->n_active < s->o.batch_max && !(s->starved && s->n_active)) {
+    for (;;) {
         (void)pthread_mutex_lock(&s->lock);
-        struct schedule_job *j = s->first ? take_first(s) : NULL;
-        bool unwanted = j && j->unwanted;
-        if (j && !unwanted)
+        bool room = s->n_active < s->o.batch_max && !(s->starved && s->n_active);
+        struct schedule_job *j = room ? s->first : NULL;
+        if (j) {
+            leave_queue(s, j);
             j->failed = cairn_stopped(j->stop, &j->failed_why);
+        }
         (void)pthread_mutex_unlock(&s->lock);
         if (!j)
             return;
-        s->starved = false;
-        if (!unwanted && !j->failed)
+        if (!j->failed)
             j->failed = begin(s, j, &j->failed_why);
         if (j->failed == CAIRN_EFULL && s->n_active) { /* pages will come free */
             j->failed = CAIRN_OK;
-            s->starved = true;
-            put_first(s, j);
-            return;
-        }
-        if (unwanted || j->failed)
+            if (put_first(s, j))
+                return;
             let_go(s, j);
-        else
+        } else if (j->failed) {
+            let_go(s, j);
+        } else {
             s->active[s->n_active++] = j;
+        }
     }
 }
 
@@ -319,7 +344,6 @@ static void reap(struct schedule *s)
     for (size_t i = 0; i < s->n_active; i++)
         if (s->active[i]->ended) {
             let_go(s, s->active[i]);
-            s->starved = false;
         } else {
             s->active[kept++] = s->active[i];
         }
@@ -521,7 +545,8 @@ void schedule_close(struct schedule *s)
         (void)pthread_mutex_unlock(&s->lock);
         (void)pthread_join(s->thread, NULL);
         while (s->first) {
-            struct schedule_job *j = take_first(s);
+            struct schedule_job *j = s->first;
+            leave_queue(s, j);
             j->failed = cairn_fail(&j->failed_why, CAIRN_ESTOPPED, "the generator closes");
             let_go(s, j);
         }

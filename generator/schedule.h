@@ -52,8 +52,8 @@ CAIRN_MUST_USE enum cairn_err schedule_submit(struct schedule *s, const struct s
                                               struct schedule_job **out, struct cairn_why *why);
 /* Waits for the next token. *id is -1 at the end: the model ended, or max_tokens are written. */
 CAIRN_MUST_USE enum cairn_err schedule_next(struct schedule_job *j, int32_t *id, struct cairn_why *why);
-/* Ends it, finished or not: its pages are free at the next step, for which only a job with a `choose` waits.
- * NULL is fine. */
+/* Ends it, finished or not. One that was not taken in yet is gone at once; else its pages are free at the
+ * next step, for which only a job with a `choose` waits. NULL is fine. */
 void schedule_drop(struct schedule_job *j);
 
 struct schedule_usage {

@@ -361,6 +361,128 @@ static void limits_deadlines_and_cancellation_are_errors(void **state)
     schedule_close(s);
 }
 
+/* A rule that writes a token for each permit; the schedule's thread stands still in it without one. */
+struct gate {
+    atomic_size_t asked, permits;
+    atomic_bool ends;
+};
+static int32_t by_permit(void *ctx, struct sampler *s, float *logits, size_t n, float *scratch, size_t left)
+{
+    struct gate *g = ctx;
+    (void)s, (void)logits, (void)n, (void)scratch, (void)left;
+    size_t mine = atomic_fetch_add(&g->asked, 1);
+    while (atomic_load(&g->permits) <= mine && !atomic_load(&g->ends))
+        usleep(500);
+    return atomic_load(&g->ends) ? -1 : 1;
+}
+static void wait_asked(struct gate *g, size_t n)
+{
+    for (int i = 0; i < 20000 && atomic_load(&g->asked) < n; i++)
+        usleep(500);
+    CHECK(atomic_load(&g->asked) >= n);
+}
+struct dropping {
+    struct schedule_job *j[2];
+    atomic_bool done;
+};
+static void *drop_both(void *p)
+{
+    struct dropping *d2 = p;
+    for (int i = 0; i < 2; i++)
+        schedule_drop(d2->j[i]);
+    atomic_store(&d2->done, true);
+    return NULL;
+}
+
+static void what_is_dropped_while_it_waits_is_gone_at_once(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct schedule *s = NULL;
+    struct schedule_opts o = usual;
+    int32_t ids[PROMPT];
+    struct gate gate = {.permits = 0};
+    struct rule rule = {.ends_at = 0};
+    struct schedule_job *j = NULL, *last = NULL, *more[2];
+    struct dropping dropped = {.done = false};
+    struct schedule_request q = {.ids = ids, .n = PROMPT, .max_tokens = WRITE, .choose = by_permit};
+    prompt_of(ids, 0);
+    o.batch_max = 1;
+    o.queue_max = 3;
+    CHECK_OK(schedule_open(&s, d, &o, &why));
+    q.ctx = &gate;
+    CHECK_OK(schedule_submit(s, &q, &j, &why));
+    wait_asked(&gate, 1);
+    q.choose = odd_ones; /* whoever drops a job with a rule waits until the rule is not in use */
+    q.ctx = &rule;
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(schedule_submit(s, &q, &dropped.j[i], &why));
+    q.choose = NULL;
+    CHECK_OK(schedule_submit(s, &q, &last, &why));
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, drop_both, &dropped) == 0);
+    for (int i = 0; i < 20000 && !atomic_load(&dropped.done); i++)
+        usleep(500);
+    bool done = atomic_load(&dropped.done); /* while the thread computes for somebody else */
+    struct generator_stats st;
+    schedule_stats_get(s, &st);
+    enum cairn_err err[2];
+    for (int i = 0; i < 2; i++)
+        err[i] = schedule_submit(s, &q, &more[i], &why);
+    atomic_store(&gate.ends, true);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(done);
+    CHECK_U64_EQ(st.waiting, 1);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(err[i]);
+    schedule_drop(more[1]); /* the last, or already taken in: its place is found either way */
+    int32_t id;
+    CHECK_OK(schedule_next(last, &id, &why));
+    CHECK_OK(schedule_next(more[0], &id, &why));
+    schedule_drop(j);
+    schedule_drop(last);
+    schedule_drop(more[0]);
+    schedule_close(s);
+}
+
+static void who_waits_behind_one_that_is_dropped_is_looked_at(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct decoder *small = open_with(9);
+    struct schedule *s = NULL;
+    int32_t ids[PROMPT], id;
+    struct gate gate = {.permits = 1};
+    struct schedule_job *writes = NULL, *large = NULL, *behind = NULL;
+    struct schedule_request q = {
+        .ids = ids, .n = PROMPT, .max_tokens = WRITE, .choose = by_permit, .ctx = &gate};
+    struct cairn_stop stop = {.deadline_us = cairn_now_us() + 10 * INT64_C(1000000)};
+    prompt_of(ids, 0);
+    CHECK_OK(schedule_open(&s, small, &usual, &why));
+    CHECK_OK(schedule_submit(s, &q, &writes, &why)); /* four pages */
+    q.choose = NULL;
+    q.max_tokens = 400; /* nine: not beside the first */
+    CHECK_OK(schedule_submit(s, &q, &large, &why));
+    wait_asked(&gate, 2);
+    q.max_tokens = WRITE;
+    q.stop = &stop;
+    CHECK_OK(schedule_submit(s, &q, &behind, &why));
+    atomic_store(&gate.permits, 3);
+    wait_asked(&gate, 4);
+    struct generator_stats st;
+    schedule_stats_get(s, &st);
+    CHECK(st.running == 1 && st.waiting == 2);
+    schedule_drop(large);
+    atomic_store(&gate.permits, WRITE - 1); /* the first never ends */
+    enum cairn_err err = schedule_next(behind, &id, &why);
+    atomic_store(&gate.ends, true);
+    CHECK_OK(err);
+    schedule_drop(writes);
+    schedule_drop(behind);
+    schedule_close(s);
+    decoder_close(small);
+}
+
 static void writing_allocates_nothing_and_no_memory_is_an_error(void **state)
 {
     UNUSED_STATE(state);
@@ -439,6 +561,8 @@ int main(void)
         TEST(a_rule_chooses_each_token_in_turn_and_ends_with_its_job),
         TEST(pages_that_are_short_make_requests_wait_and_not_fail),
         TEST(limits_deadlines_and_cancellation_are_errors),
+        TEST(what_is_dropped_while_it_waits_is_gone_at_once),
+        TEST(who_waits_behind_one_that_is_dropped_is_looked_at),
         TEST(writing_allocates_nothing_and_no_memory_is_an_error),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
