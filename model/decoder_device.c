@@ -1,9 +1,9 @@
 /* decoder_device.c - a decoder's steps on a device, and the way back to the CPU.
  *
- * The device keeps a pool of pages under the ids of d->kv, which then only counts them; copies that happen
- * between steps wait in a list and are done before the next step. A device that fails is given up for good:
- * sequences remember their tokens, so the next step of each computes it again on the CPU.
- * Threads: the handle belongs to d->lock, the list of copies to d->kv_lock. */
+ * The device keeps a pool of pages under the ids of d->kv, whose own bytes are not touched meanwhile; copies
+ * that happen between steps are noted and done before the next step. A device that fails is given up for
+ * good: sequences remember their tokens, so the next step of each computes it again on the CPU.
+ * Threads: the handle belongs to d->lock, what is noted to d->kv_lock. */
 #include "decoder_internal.h"
 #include "device_host.h"
 
@@ -17,8 +17,10 @@ struct decoder_device {
     const struct device_api *api;
     struct device_decoder *handle;
     atomic_bool lost;
-    struct copy *copies, *work; /* [n_pages]: at most one for each page that is copied to */
-    size_t n_copies;
+    uint32_t *from, *readers; /* [n_pages] whose bytes each page gets before the next step, its own when it
+                                 names itself; how many pages get this one's */
+    struct copy *work;        /* [2 * n_pages] */
+    bool noted;
     uint32_t tables_ld;
     int32_t *tables; /* [DECODER_ITEMS_MAX][tables_ld] */
     int32_t tokens[DECODER_ROWS_MAX], positions[DECODER_ROWS_MAX], slots[DECODER_ROWS_MAX];
@@ -28,21 +30,44 @@ struct decoder_device {
 
 bool decoder_on_device(const struct decoder *d) { return d->device && !atomic_load(&d->device->lost); }
 
-/* kv_lock is held. A source that waits to be copied itself is followed to where its bytes are; so no page in
- * the list is both source and target of what came before, and a page that is copied to again replaces its
- * entry. */
+/* kv_lock is held. Between steps nothing but copies writes to a page, so all that counts is which page's
+ * bytes, as the last step left them, each page has by now. */
 static void note_copy(void *ctx, uint32_t to, uint32_t from)
 {
     struct decoder_device *v = ctx;
-    size_t kept = 0;
-    for (size_t i = 0; i < v->n_copies; i++)
-        if (v->copies[i].to == from)
-            from = v->copies[i].from;
-    for (size_t i = 0; i < v->n_copies; i++)
-        if (v->copies[i].to != to)
-            v->copies[kept++] = v->copies[i];
-    v->copies[kept] = (struct copy){.to = to, .from = from};
-    v->n_copies = kept + 1;
+    v->from[to] = v->from[from];
+    v->noted = true;
+}
+
+/* The noted copies into v->work, each page read before it is written: pages that nobody reads first, then
+ * what they leave free, then rings, by way of the page behind the pool's. Returns how many; kv_lock is held.
+ */
+static size_t order_copies(struct decoder_device *v, const struct kv_pool *kv)
+{
+    size_t n = 0;
+    if (!v->noted)
+        return 0;
+    memset(v->readers, 0, kv->n_pages * sizeof *v->readers);
+    for (uint32_t p = 0; p < kv->n_pages; p++)
+        if (kv->refs[p] == 0) /* given back since */
+            v->from[p] = p;
+        else if (v->from[p] != p)
+            v->readers[v->from[p]]++;
+    for (int rings = 0; rings < 2; rings++)
+        for (uint32_t p = 0; p < kv->n_pages; p++) {
+            if (v->from[p] == p || (v->readers[p] && !rings))
+                continue;
+            if (rings)
+                v->work[n++] = (struct copy){.to = kv->n_pages, .from = p};
+            for (uint32_t to = p, from; (from = v->from[to]) != to; to = from) {
+                v->from[to] = to;
+                v->work[n++] = (struct copy){.to = to, .from = rings && from == p ? kv->n_pages : from};
+                if (--v->readers[from])
+                    break;
+            }
+        }
+    v->noted = false;
+    return n;
 }
 
 static struct device_matrix matrix_of(const struct weight *w)
@@ -66,7 +91,8 @@ static void release(struct decoder_device *v)
         return;
     if (v->handle)
         v->api->decoder_close(v->handle);
-    cairn_free(v->copies);
+    cairn_free(v->from);
+    cairn_free(v->readers);
     cairn_free(v->work);
     cairn_free(v->tables);
     cairn_free(v->logits);
@@ -84,12 +110,13 @@ void decoder_device_open(struct decoder *d, const struct model_opts *o)
     if (layers && v && !reason) {
         v->api = api;
         v->tables_ld = (uint32_t)kv_pages_for(d->n_ctx);
-        v->copies = cairn_calloc(d->kv->n_pages, sizeof *v->copies);
-        v->work = cairn_calloc(d->kv->n_pages, sizeof *v->work);
+        v->from = cairn_calloc(d->kv->n_pages, sizeof *v->from);
+        v->readers = cairn_calloc(d->kv->n_pages, sizeof *v->readers);
+        v->work = cairn_calloc(d->kv->n_pages, 2 * sizeof *v->work);
         v->tables = cairn_calloc((size_t)DECODER_ITEMS_MAX * v->tables_ld, sizeof *v->tables);
         v->logits = cairn_calloc(DECODER_ROWS_MAX, d->n_vocab * sizeof *v->logits);
     }
-    if (!reason && (!layers || !v || !v->copies || !v->work || !v->tables || !v->logits))
+    if (!reason && (!layers || !v || !v->from || !v->readers || !v->work || !v->tables || !v->logits))
         reason = "no memory";
     for (uint32_t i = 0; !reason && i < d->n_layer; i++) {
         const struct layer *l = &d->layers[i];
@@ -107,27 +134,27 @@ void decoder_device_open(struct decoder *d, const struct model_opts *o)
                                           .v_bias = l->v_bias,
                                           .o_bias = l->o_bias};
     }
-    if (!reason &&
-        api->decoder_open(&v->handle, &(struct device_decoder_desc){.n_layer = d->n_layer,
-                                                                    .n_embd = d->n_embd,
-                                                                    .n_head = d->n_head,
-                                                                    .n_kv_head = d->n_kv_head,
-                                                                    .head_dim = d->head_dim,
-                                                                    .n_ff = d->n_ff,
-                                                                    .n_vocab = d->n_vocab,
-                                                                    .n_ctx = d->n_ctx,
-                                                                    .n_rope = d->n_rope,
-                                                                    .window = d->window,
-                                                                    .halves = d->arch->halves,
-                                                                    .rows_many = DECODER_ROWS_MAX,
-                                                                    .slots_max = DECODER_ITEMS_MAX,
-                                                                    .n_pages = d->kv->n_pages,
-                                                                    .eps = d->eps,
-                                                                    .rope_step = d->rope_step,
-                                                                    .layers = layers,
-                                                                    .embedding = matrix_of(&d->embedding),
-                                                                    .output = matrix_of(&d->output),
-                                                                    .output_norm = d->output_norm}))
+    if (!reason && api->decoder_open(&v->handle, &(struct device_decoder_desc){
+                                                     .n_layer = d->n_layer,
+                                                     .n_embd = d->n_embd,
+                                                     .n_head = d->n_head,
+                                                     .n_kv_head = d->n_kv_head,
+                                                     .head_dim = d->head_dim,
+                                                     .n_ff = d->n_ff,
+                                                     .n_vocab = d->n_vocab,
+                                                     .n_ctx = d->n_ctx,
+                                                     .n_rope = d->n_rope,
+                                                     .window = d->window,
+                                                     .halves = d->arch->halves,
+                                                     .rows_many = DECODER_ROWS_MAX,
+                                                     .slots_max = DECODER_ITEMS_MAX,
+                                                     .n_pages = d->kv->n_pages + 1, /* see order_copies */
+                                                     .eps = d->eps,
+                                                     .rope_step = d->rope_step,
+                                                     .layers = layers,
+                                                     .embedding = matrix_of(&d->embedding),
+                                                     .output = matrix_of(&d->output),
+                                                     .output_norm = d->output_norm}))
         reason = api->error();
     cairn_free(layers);
     if (reason) {
@@ -135,6 +162,8 @@ void decoder_device_open(struct decoder *d, const struct model_opts *o)
         release(v);
         return;
     }
+    for (uint32_t p = 0; p < d->kv->n_pages; p++)
+        v->from[p] = p;
     d->device = v;
     d->kv->copied = note_copy;
     d->kv->copied_ctx = v;
@@ -164,9 +193,7 @@ static bool do_copies(struct decoder *d)
 {
     struct decoder_device *v = d->device;
     (void)pthread_mutex_lock(&d->kv_lock);
-    size_t n = v->n_copies;
-    memcpy(v->work, v->copies, n * sizeof *v->work);
-    v->n_copies = 0;
+    size_t n = order_copies(v, d->kv);
     (void)pthread_mutex_unlock(&d->kv_lock);
     for (size_t i = 0; i < n; i++)
         if (v->api->decoder_copy(v->handle, v->work[i].to, v->work[i].from))

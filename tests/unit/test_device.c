@@ -1,6 +1,7 @@
 /* test_device.c - finding a module, refusing a wrong one, and models that fall back to the CPU: at open, and
  * when the device fails in the middle of a sequence. argv[1]: the host emulation; argv[2], argv[3]: modules
  * that are none; argv[1] "absent": a program that finds no module at all. */
+#include "decoder_internal.h"
 #include "device_host.h"
 #include "tiny_decoder.h"
 
@@ -172,6 +173,69 @@ static void kept_beginnings_are_those_of_the_device(void **state)
     CHECK_I64_EQ(host_allocated(), 0);
 }
 
+/* Pages are copied, given back, taken and copied to again between two steps: each has the bytes that it would
+ * have if every copy were done when it is asked for. */
+static void copies_between_steps_are_those_of_their_moment(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { N = 3 };
+    int32_t ids[KV_PAGE + 1];
+    float want[N][TINY_VOCAB], got[TINY_VOCAB];
+    struct decoder_seq *s[N];
+    uint32_t at[N]; /* the page of each sequence */
+    host_fail_after(0);
+    struct decoder *d = open_on(BACKEND_CUDA, CACHE_F16);
+    for (int i = 0; i < N; i++) {
+        prompt_fill(ids, KV_PAGE, 20 + (uint64_t)i);
+        ids[KV_PAGE] = 1;
+        CHECK_OK(decoder_seq_open(&s[i], d, 0, &why));
+        CHECK_OK(decoder_eval(s[i], ids, KV_PAGE, false, NULL, NULL, &why));
+        CHECK_OK(decoder_eval(s[i], ids + KV_PAGE, 1, false, want[i], NULL, &why));
+        decoder_seq_truncate(s[i], KV_PAGE);
+        at[i] = s[i]->table[0];
+    }
+    uint64_t seed = 31;
+    for (int round = 0; round < 20; round++) {
+        uint32_t spare[3];
+        CHECK(kv_take(d->kv, spare, 3));
+        if (round == 0) { /* spare 0 <- A; A <- B; spare 1 <- spare 0 */
+            kv_copy(d->kv, spare[0], at[0], KV_PAGE);
+            kv_copy(d->kv, at[0], at[1], KV_PAGE);
+            kv_copy(d->kv, spare[1], spare[0], KV_PAGE);
+            uint32_t left = at[0];
+            at[0] = spare[1];
+            spare[1] = left;
+        }
+        for (int i = 0; round && i < 12; i++) { /* rings, chains, pages copied to twice */
+            size_t who = test_rand(&seed) % N, to = test_rand(&seed) % 3;
+            uint32_t left = at[who];
+            kv_copy(d->kv, spare[to], left, KV_PAGE);
+            at[who] = spare[to];
+            spare[to] = left;
+            if (test_rand(&seed) % 4 == 0)
+                kv_copy(d->kv, left, at[(who + 1) % N], KV_PAGE);
+        }
+        for (int i = 0; i < 3; i++)
+            if (round % 2 == 0 || i)
+                kv_unref(d->kv, spare[i]);
+        for (int i = 0; i < N; i++)
+            s[i]->table[0] = at[i];
+        for (int i = 0; i < N; i++) {
+            CHECK_OK(decoder_eval(s[i], ids + KV_PAGE, 1, false, got, NULL, &why));
+            CHECK(memcmp(got, want[i], sizeof got) == 0);
+            decoder_seq_truncate(s[i], KV_PAGE);
+        }
+        if (round % 2)
+            kv_unref(d->kv, spare[0]);
+    }
+    CHECK_STR_EQ(decoder_backend_name(d), "cuda");
+    for (int i = 0; i < N; i++)
+        decoder_seq_close(s[i]);
+    decoder_close(d);
+    CHECK_I64_EQ(host_allocated(), 0);
+}
+
 static void a_model_that_the_device_does_not_take_runs_on_the_cpu(void **state)
 {
     UNUSED_STATE(state);
@@ -287,6 +351,7 @@ int main(int argc, char **argv)
         TEST(modules_that_are_none_are_refused),
         TEST(a_request_outlives_its_device),
         TEST(kept_beginnings_are_those_of_the_device),
+        TEST(copies_between_steps_are_those_of_their_moment),
         TEST(a_model_that_the_device_does_not_take_runs_on_the_cpu),
         TEST(vectors_are_the_cpus_before_and_after_a_failure),
     };
