@@ -11,7 +11,7 @@ struct node {
     bool used, shared_by_all;
     uint32_t parent, child, next; /* next: of the same parent */
     uint32_t n;                   /* ids; fewer than KV_PAGE only in a leaf */
-    uint64_t last_used;
+    uint64_t last_used, held;     /* held: the count in which a sequence had this page or one below it */
     struct cairn_hash partition;
     int32_t ids[KV_PAGE];
 };
@@ -20,7 +20,7 @@ struct prefix {
     struct kv_pool *pool;
     struct node *nodes;
     uint32_t first; /* of those without a parent */
-    uint64_t clock;
+    uint64_t clock, counted;
     size_t n_used;
 };
 
@@ -61,11 +61,14 @@ void prefix_close(struct prefix *c)
 
 size_t prefix_pages(const struct prefix *c) { return c->n_used; }
 
-size_t prefix_idle(const struct prefix *c)
+size_t prefix_idle(struct prefix *c)
 {
-    size_t n = 0;
+    size_t n = c->n_used;
+    c->counted++;
     for (uint32_t i = 0; i < c->pool->n_pages; i++)
-        n += c->nodes[i].used && c->pool->refs[i] == 1;
+        if (c->nodes[i].used && c->pool->refs[i] > 1)
+            for (uint32_t p = i; p != NONE && c->nodes[p].held != c->counted; p = c->nodes[p].parent, n--)
+                c->nodes[p].held = c->counted;
     return n;
 }
 
@@ -141,14 +144,15 @@ static void drop(struct prefix *c, uint32_t page)
 
 bool prefix_evict(struct prefix *c, size_t n)
 {
+    if (c->pool->n_free < n && c->pool->n_free + prefix_idle(c) < n)
+        return false; /* giving up all of it would help nobody */
     while (c->pool->n_free < n) {
         uint32_t oldest = NONE;
         for (uint32_t i = 0; i < c->pool->n_pages; i++)
             if (c->nodes[i].used && c->nodes[i].child == NONE && c->pool->refs[i] == 1 &&
                 (oldest == NONE || c->nodes[i].last_used < c->nodes[oldest].last_used))
                 oldest = i;
-        if (oldest == NONE)
-            return false;
+        CAIRN_CHECK(oldest != NONE);
         drop(c, oldest);
     }
     return true;

@@ -404,6 +404,40 @@ static void the_longest_unused_beginning_makes_room(void **state)
     decoder_close(d);
 }
 
+static void a_reserve_that_fails_gives_nothing_up(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { LONG = 129 };
+    int32_t ids[LONG], other[2 * LONG];
+    struct decoder *d = open_with(8, CACHE_F16);
+    struct decoder_share me = share_of(1, 0);
+    struct decoder_seq *s = NULL, *t = NULL, *u = NULL;
+    random_ids(ids, LONG, 1);
+    random_ids(other, 2 * LONG, 2);
+    CHECK_OK(decoder_seq_open(&t, d, 0, &why));
+    CHECK_OK(decoder_seq_open(&u, d, 0, &why));
+    CHECK_OK(decoder_seq_reserve(t, 4 * KV_PAGE, &why));
+    keep(d, ids, LONG - 1, &me);
+    CHECK_U64_EQ(n_free(d), 4); /* two of them kept */
+    CHECK_ERR(decoder_seq_reserve(u, 5 * KV_PAGE, &why), CAIRN_EFULL);
+    CHECK_U64_EQ(found(d, ids, LONG, &me, NULL), LONG - 1);
+    decoder_seq_close(t);
+    /* a kept page above one that a sequence has cannot be given up, though it is nobody's */
+    keep(d, other, KV_PAGE, &me);
+    CHECK_OK(decoder_seq_open(&s, d, 0, &why));
+    CHECK_OK(decoder_eval(s, other, 2 * KV_PAGE, false, NULL, NULL, &why));
+    decoder_prefix_keep(s, other, 2 * KV_PAGE, &me);
+    CHECK_U64_EQ(n_free(d), 5); /* eight, the two of s, and the one that is kept above its second */
+    CHECK_ERR(decoder_seq_reserve(u, 6 * KV_PAGE, &why), CAIRN_EFULL);
+    CHECK_U64_EQ(found(d, ids, LONG, &me, NULL), LONG - 1);
+    CHECK_OK(decoder_seq_reserve(u, 5 * KV_PAGE, &why));
+    decoder_seq_close(u);
+    decoder_seq_close(s);
+    CHECK_U64_EQ(n_free(d), 8);
+    decoder_close(d);
+}
+
 static void budgets_are_checked_at_open(void **state)
 {
     UNUSED_STATE(state);
@@ -488,6 +522,7 @@ int main(void)
         TEST(nothing_private_is_found_by_another_partition),
         TEST(a_page_that_someone_else_has_is_copied_before_it_is_written),
         TEST(the_longest_unused_beginning_makes_room),
+        TEST(a_reserve_that_fails_gives_nothing_up),
         TEST(budgets_are_checked_at_open),
         TEST(no_memory_is_an_error_and_a_step_wants_none),
     };
