@@ -157,6 +157,21 @@ static const struct turn_style turn_styles[] = {
     [CHAT_GEMMA] = {"<start_of_turn>",     NULL,                "<end_of_turn>", "\n",   "\n", "model",     TRIM | SYSTEM_IN_USER},
 };
 
+static bool is(struct cairn_str s, const char *name)
+{
+    return name && strlen(name) == s.len && memcmp(name, s.p, s.len) == 0;
+}
+
+bool chat_marks_turns(struct cairn_str name)
+{
+    bool found = is(name, "[INST]") || is(name, "[/INST]");
+    for (size_t i = CHAT_CHATML; i < sizeof turn_styles / sizeof turn_styles[0]; i++) {
+        const struct turn_style *s = &turn_styles[i];
+        found = found || is(name, s->start) || is(name, s->middle) || is(name, s->end);
+    }
+    return found;
+}
+
 static struct cairn_str trimmed(struct cairn_str s)
 {
     while (s.len && strchr(" \t\n\v\f\r", s.p[s.len - 1]) && s.p[s.len - 1])

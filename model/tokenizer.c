@@ -10,8 +10,9 @@
  * WordPiece vocabulary has [UNK], [CLS] and [SEP]
  *
  * Where we differ from llama.cpp on purpose: without TOKENIZE_PARSE_SPECIAL no part of a text becomes a
- * control or user-defined token (there, user-defined tokens always match, and SentencePiece merges can form
- * "</s>"). */
+ * control token, and what ends a generation or marks turns in a template counts as one, whatever the file
+ * calls it; other user-defined tokens come about by merges, as ordinary ones do (there, user-defined tokens
+ * always match, and SentencePiece merges can form "</s>"). */
 #include "tokenizer.h"
 
 #include <math.h>
@@ -261,6 +262,9 @@ static enum cairn_err load_specials(struct tokenizer *t, const struct model_file
     mark_ends(t);
     if (eot >= 0)
         t->ends[eot] = 1;
+    for (size_t i = 0; i < t->n; i++) /* or merges could let any text end a turn */
+        if (t->ends[i] || (t->types[i] == TOKEN_USER && chat_marks_turns(token_name(t, (int32_t)i))))
+            t->types[i] = TOKEN_CONTROL;
     bool add_bos = spm || t->pre == PRE_LLAMA3, add_eos = false;
     t->space_prefix = spm;
     (void)model_file_bool(f, "tokenizer.ggml.add_bos_token", &add_bos);

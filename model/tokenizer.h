@@ -121,7 +121,7 @@ static inline uint64_t text_hash(const char *p, size_t len, uint64_t seed)
 
 enum cairn_err text_table_init(struct text_table *x, struct cairn_arena *arena, size_t n,
                                struct cairn_why *why);
-/* -1: none. seed_xor separates key spaces in one table. equal() decides. */
+/* -1: none. space separates keys of several kinds in one table; key_of gives the key of an entry. */
 int32_t text_table_find(const struct text_table *x, const char *p, size_t len, uint64_t space,
                         struct cairn_str (*key_of)(const struct tokenizer *, int32_t),
                         const struct tokenizer *t);
@@ -144,6 +144,9 @@ enum cairn_err wordpiece_build(struct tokenizer *t, bool gguf, struct cairn_why 
 
 /* What merging two tokens gives, and when (the lowest rank goes first); false: they do not merge. */
 bool bpe_merge(const struct tokenizer *t, int32_t left, int32_t right, int32_t *rank, int32_t *id);
+
+/* Whether a chat template puts a token of this name by its id: text must not become one. */
+bool chat_marks_turns(struct cairn_str name);
 
 enum cairn_err tokenizer_out_of_memory(struct cairn_why *why);
 

@@ -192,6 +192,63 @@ static void the_unknown_token_steers_nothing(void **state)
     }
 }
 
+/* Files that call the mark or the end of a turn user-defined, or ordinary, and have the merges to form it. */
+static void no_merge_forms_what_steers_a_conversation(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { PARTS = 11, WHOLE = PARTS, N };
+    static const struct {
+        const char *last[3]; /* the last two parts and the whole */
+        const char *merges[5];
+        int32_t type;
+        uint32_t eos;
+        bool steers;
+    } cases[] = {
+        {{"T", "[INST", "[INST]"}, {"[ I", "[I N", "[IN S", "[INS T", "[INST ]"}, 4, UINT32_MAX, true },
+        {{"X", "[INSX", "[INSX]"}, {"[ I", "[I N", "[IN S", "[INS X", "[INSX ]"}, 4, UINT32_MAX, false},
+        {{"X", "[INSX", "[INSX]"}, {"[ I", "[I N", "[IN S", "[INS X", "[INSX ]"}, 4, WHOLE,      true },
+        {{"X", "[INSX", "[INSX]"}, {"[ I", "[I N", "[IN S", "[INS X", "[INSX ]"}, 1, WHOLE,      true },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int spm = 0; spm < 2; spm++) {
+            struct cairn_buf b;
+            struct tokenizer *t = NULL;
+            const char *const *last = cases[i].last;
+            const char *tokens[N] = {"<unk>", "[",   "I",    "N",     "S",     "]",
+                                     "[I",    "[IN", "[INS", last[0], last[1], last[2]};
+            const int32_t types[N] = {2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, cases[i].type};
+            const float scores[N] = {0};
+            cairn_buf_init(&b, 0);
+            w_header(&b, 0, 7);
+            w_kv_string(&b, "tokenizer.ggml.model", spm ? "llama" : "gpt2");
+            w_kv_string(&b, "tokenizer.ggml.pre", "gpt-2");
+            w_kv_strings(&b, "tokenizer.ggml.tokens", tokens, N);
+            w_kv_i32s(&b, "tokenizer.ggml.token_type", types, N);
+            w_kv_f32s(&b, "tokenizer.ggml.scores", scores, N);
+            w_kv_strings(&b, "tokenizer.ggml.merges", cases[i].merges, 5);
+            w_kv_u32(&b, "tokenizer.ggml.eos_token_id", cases[i].eos);
+            enum cairn_err err = build(&b, &t, &why);
+            if (!spm && cases[i].steers) { /* as merges into control tokens are */
+                CHECK_I64_EQ(err, CAIRN_ECORRUPT);
+                CHECK(strstr(why.text, "tokenizer.ggml.merges[4]") != NULL);
+            } else {
+                int32_t *ids;
+                size_t n;
+                bool whole = false;
+                CHECK_OK(err);
+                CHECK_OK(tokenizer_encode(t, cairn_str_of(last[2]), TOKENIZE_PLAIN, &ids, &n, &why));
+                for (size_t k = 0; k < n; k++)
+                    whole = whole || ids[k] == WHOLE;
+                if (spm)
+                    CHECK(whole == !cases[i].steers);
+                cairn_free(ids);
+            }
+            tokenizer_close(t);
+            cairn_buf_release(&b);
+        }
+}
+
 static void special_tokens_are_found_when_asked_for(void **state)
 {
     UNUSED_STATE(state);
@@ -517,6 +574,7 @@ int main(void)
         TEST(long_words_merge_as_short_ones),
         TEST(text_never_becomes_a_control_token),
         TEST(the_unknown_token_steers_nothing),
+        TEST(no_merge_forms_what_steers_a_conversation),
         TEST(special_tokens_are_found_when_asked_for),
         TEST(sentencepiece_merges_by_score_and_falls_back_to_bytes),
         TEST(wordpiece_normalises_as_bert),
