@@ -26,7 +26,7 @@ const char *decoder_backend_name(const struct decoder *d)
     return decoder_on_device(d) ? model_backend_name(BACKEND_CUDA) : d->compute.ops->name;
 }
 const struct tokenizer *decoder_tokenizer(const struct decoder *d) { return d->tokenizer; }
-enum chat_template decoder_template(const struct decoder *d) { return chat_template_detect(d->file); }
+enum chat_template decoder_template(const struct decoder *d) { return d->template; }
 uint32_t decoder_n_ctx(const struct decoder *d) { return d->n_ctx; }
 uint32_t decoder_n_vocab(const struct decoder *d) { return d->n_vocab; }
 size_t decoder_weight_bytes(const struct decoder *d) { return d->weight_bytes; }

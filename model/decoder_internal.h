@@ -27,6 +27,7 @@ struct decoder {
     const struct decoder_arch *arch;
     struct model_file *file;
     struct tokenizer *tokenizer; /* NULL: the file has none (tests) */
+    enum chat_template template; /* the card's, else what the file looks like */
     char *name;
     uint32_t n_layer, n_embd, n_head, n_kv_head, head_dim, n_ff, n_vocab, n_ctx, n_rope, window;
     uint32_t n_expert, n_expert_used, local_every; /* as decoder_arch's, or the file's own */

@@ -404,8 +404,10 @@ static void read_ahead(const struct decoder *d)
         (void)madvise((void *)(first & ~(page - 1)), last - (first & ~(page - 1)), MADV_WILLNEED);
 }
 
-static enum cairn_err open_path(struct decoder **out, const char *path, const char *name, bool need_tokenizer,
-                                const struct model_opts *o, struct cairn_why *why)
+/* tmpl CHAT_NONE: as the file looks. */
+static enum cairn_err open_path(struct decoder **out, const char *path, const char *name,
+                                enum chat_template tmpl, bool need_tokenizer, const struct model_opts *o,
+                                struct cairn_why *why)
 {
     static const struct model_opts defaults;
     *out = NULL;
@@ -445,6 +447,7 @@ static enum cairn_err open_path(struct decoder **out, const char *path, const ch
                          path);
         goto done;
     }
+    d->template = tmpl ? tmpl : chat_template_detect(d->file);
     decoder_device_open(d, o);
     read_ahead(d);
     *out = d;
@@ -460,14 +463,14 @@ enum cairn_err decoder_open(struct decoder **out, const struct model_card *card,
     *out = NULL;
     if (!card || !card->path || !card->name)
         return cairn_fail(why, CAIRN_EINVAL, "decoder_open: a card needs a name and a path");
-    return open_path(out, card->path, card->name, true, o, why);
+    return open_path(out, card->path, card->name, chat_template_by_name(card->template_name), true, o, why);
 }
 
 enum cairn_err decoder_open_file(struct decoder **out, const char *path, const struct model_opts *o,
                                  struct cairn_why *why)
 {
     const char *slash = strrchr(path, '/');
-    return open_path(out, path, slash ? slash + 1 : path, false, o, why);
+    return open_path(out, path, slash ? slash + 1 : path, CHAT_NONE, false, o, why);
 }
 
 void decoder_close(struct decoder *d)

@@ -438,6 +438,23 @@ static void a_reserve_that_fails_gives_nothing_up(void **state)
     decoder_close(d);
 }
 
+static void a_card_says_which_template(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    char speaking[600];
+    snprintf(speaking, sizeof speaking, "%s/speaks.gguf", dir);
+    tiny_decoder_write_as(speaking, true);
+    struct model_card card = {.name = (char[]){"speaks"}, .path = speaking};
+    for (int i = 0; i < 2; i++) { /* the file's looks, and another */
+        struct decoder *d = NULL;
+        card.template_name = i ? (char[]){"mistral-v1"} : NULL;
+        CHECK_OK(decoder_open(&d, &card, NULL, &why));
+        CHECK_I64_EQ(decoder_template(d), i ? CHAT_MISTRAL_V1 : CHAT_CHATML);
+        decoder_close(d);
+    }
+}
+
 static void budgets_are_checked_at_open(void **state)
 {
     UNUSED_STATE(state);
@@ -523,6 +540,7 @@ int main(void)
         TEST(a_page_that_someone_else_has_is_copied_before_it_is_written),
         TEST(the_longest_unused_beginning_makes_room),
         TEST(a_reserve_that_fails_gives_nothing_up),
+        TEST(a_card_says_which_template),
         TEST(budgets_are_checked_at_open),
         TEST(no_memory_is_an_error_and_a_step_wants_none),
     };

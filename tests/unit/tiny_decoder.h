@@ -18,7 +18,8 @@ enum {
     TINY_CTX = 1024
 };
 
-static inline void tiny_decoder_write(const char *path)
+/* speaks: with the tokenizer of w_tiny_bpe. */
+static inline void tiny_decoder_write_as(const char *path, bool speaks)
 {
     static const struct {
         const char *name;
@@ -41,7 +42,9 @@ static inline void tiny_decoder_write(const char *path)
     struct cairn_buf head, body;
     cairn_buf_init(&head, 0);
     cairn_buf_init(&body, 0);
-    w_header(&head, ONCE + TINY_LAYERS * (KINDS - ONCE), 9);
+    w_header(&head, ONCE + TINY_LAYERS * (KINDS - ONCE), 9 + (speaks ? TINY_BPE_KVS : 0));
+    if (speaks)
+        w_tiny_bpe(&head);
     w_kv_string(&head, "general.architecture", "llama");
     w_kv_u32(&head, "llama.block_count", TINY_LAYERS);
     w_kv_u32(&head, "llama.embedding_length", TINY_EMBD);
@@ -80,5 +83,6 @@ static inline void tiny_decoder_write(const char *path)
     cairn_buf_release(&head);
     cairn_buf_release(&body);
 }
+static inline void tiny_decoder_write(const char *path) { tiny_decoder_write_as(path, false); }
 
 #endif

@@ -250,7 +250,7 @@ void decoder_close(struct decoder *d); /* close its sequences first */
 const char *decoder_name(const struct decoder *d);
 const char *decoder_backend_name(const struct decoder *d);
 const struct tokenizer *decoder_tokenizer(const struct decoder *d);
-enum chat_template decoder_template(const struct decoder *d);
+enum chat_template decoder_template(const struct decoder *d); /* the card's, else as the file looks */
 uint32_t decoder_n_ctx(const struct decoder *d);
 uint32_t decoder_n_vocab(const struct decoder *d);
 /* A sequence takes pages as it grows. n_ctx 0: the decoder's. */
