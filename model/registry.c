@@ -30,7 +30,8 @@ enum {
     CARD_HEADS_MAX = 4096,
     COPY_PIECE = 1 << 20,
     NOMIC_TOKENS = 2048, /* what nomic-bert was trained on */
-    FINITE_STEP = 4096,  /* a multiple of every type's block */
+    ENCODER_TOKENS_MIN = 4,
+    FINITE_STEP = 4096, /* a multiple of every type's block */
 };
 
 struct entry {
@@ -525,6 +526,10 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
     const char *pooling = a->role == MODEL_RERANKER                  ? "rank"
                           : string_is(f, "bert.pooling_type", "cls") ? "cls"
                                                                      : "mean";
+    if (context < ENCODER_TOKENS_MIN)
+        return cairn_fail(why, CAIRN_ECORRUPT,
+                          "an encoder reads at least %d tokens: bert.context_length is %" PRId64 " in %.200s",
+                          ENCODER_TOKENS_MIN, context, a->file);
     if (heads < 1 || heads > CARD_HEADS_MAX || word->dims[0] % (uint64_t)heads != 0)
         return cairn_fail(why, CAIRN_EUNSUPPORTED,
                           "heads divide the width: %" PRId64 " and %" PRIu64 " in %.200s", heads,
@@ -682,6 +687,11 @@ static enum cairn_err write_card(const struct adding *a, struct cairn_why *why)
         err = cairn_write_file(path, b.bytes, b.len, why);
     cairn_free(path);
     cairn_buf_release(&b);
+    if (err)
+        return err;
+    struct model_card c = {.name = cairn_strdup(a->name)}; /* what the file says must make a good card */
+    err = c.name ? card_load(&c, a->folder, why) : no_memory(why);
+    card_release(&c);
     return err;
 }
 

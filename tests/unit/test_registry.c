@@ -268,6 +268,38 @@ static void an_encoder_needs_its_vocabulary_beside_it(void **state)
     test_rmdir(p.dir);
 }
 
+/* What a file says of itself goes into its card: when that makes a bad one, nothing is added. */
+static void a_file_that_would_make_a_bad_card_is_not_added(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    static const char *const says[] = {"\"bert.context_length\":\"-5\"", "\"bert.context_length\":\"3\"",
+                                       "\"bert.attention.layer_norm_epsilon\":\"7.5\""};
+    struct place p = {.dir = test_tmpdir()};
+    struct model_registry *r;
+    char *models = strdup(at(&p, "models"));
+    CHECK_OK(cairn_write_file(at(&p, "vocab.txt"), "[UNK]\n[CLS]\n[SEP]\na\nb\n", 22, &why));
+    CHECK_OK(model_registry_open(&r, models, &why));
+    for (size_t i = 0; i <= sizeof says / sizeof says[0]; i++) {
+        char head[1000];
+        struct cairn_buf b;
+        bool bad = i < sizeof says / sizeof says[0];
+        snprintf(head, sizeof head, "{\"__metadata__\":{%s}," EMBEDDINGS "}", bad ? says[i] : "");
+        cairn_buf_init(&b, 0);
+        w_safetensors(&b, head, 3328);
+        CHECK_OK(cairn_write_file(at(&p, "e.safetensors"), b.bytes, b.len, &why));
+        cairn_buf_release(&b);
+        enum cairn_err err = model_registry_add(r, at(&p, "e.safetensors"), "e", MODEL_EMBEDDER, true, &why);
+        CHECK((err == CAIRN_OK) == !bad);
+        CHECK((access(at(&p, "models/e"), F_OK) == 0) == !bad);
+        CHECK(access(at(&p, "models/.add-e"), F_OK) != 0);
+        CHECK_U64_EQ(model_registry_count(r), bad ? 0 : 1);
+    }
+    model_registry_close(r);
+    free(models);
+    test_rmdir(p.dir);
+}
+
 static void the_fetched_models_have_good_cards(void **state)
 {
     UNUSED_STATE(state);
@@ -294,8 +326,11 @@ static void the_fetched_models_have_good_cards(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(cards_are_read_and_the_best_is_found), TEST(a_bad_card_is_left_out_and_explained),
-        TEST(a_generator_is_checked_and_added),     TEST(an_encoder_needs_its_vocabulary_beside_it),
+        TEST(cards_are_read_and_the_best_is_found),
+        TEST(a_bad_card_is_left_out_and_explained),
+        TEST(a_generator_is_checked_and_added),
+        TEST(an_encoder_needs_its_vocabulary_beside_it),
+        TEST(a_file_that_would_make_a_bad_card_is_not_added),
         TEST(the_fetched_models_have_good_cards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
