@@ -61,7 +61,8 @@ enum cairn_err model_need_of(struct model_need *out, const struct model_file *f,
     memset(out, 0, sizeof *out);
     out->mapped = mapped_bytes(f);
     (void)model_file_string(f, "general.architecture", &arch);
-    bool bert = f->format == FORMAT_SAFETENSORS || (arch.len == 4 && memcmp(arch.p, "bert", 4) == 0);
+    bool bert = f->format == FORMAT_SAFETENSORS || (arch.len == 4 && memcmp(arch.p, "bert", 4) == 0) ||
+                (arch.len == 10 && memcmp(arch.p, "nomic-bert", 10) == 0);
     if (bert && !card)
         return cairn_fail(why, CAIRN_ESTATE,
                           "what an encoder needs depends on its card; add the file (cairn model add) and "

@@ -404,6 +404,18 @@ static void what_cannot_be_said_is_said(void **state)
     CHECK_ERR(model_need_of(&need, f, path, NULL, &opts, &why),
               COUNTS_MEMORY ? CAIRN_ESTATE : CAIRN_EUNSUPPORTED);
     model_file_close(f);
+    static const char *const encoders[] = {"bert", "nomic-bert"};
+    for (int i = 0; i < 2; i++) {
+        struct cairn_buf b;
+        cairn_buf_init(&b, 0);
+        w_header(&b, 0, 1);
+        w_kv_string(&b, "general.architecture", encoders[i]);
+        CHECK_OK(model_file_parse(&f, b.bytes, b.len, &why));
+        CHECK_ERR(model_need_of(&need, f, path, NULL, &opts, &why),
+                  COUNTS_MEMORY ? CAIRN_ESTATE : CAIRN_EUNSUPPORTED);
+        model_file_close(f);
+        cairn_buf_release(&b);
+    }
     test_rmdir(dir);
 }
 
