@@ -1,5 +1,5 @@
-/* decoder.c - the llama family (Llama, Mistral, SmolLM2) and Qwen2 from a GGUF file: sequences, and the step
- * that computes rows of several of them in one pass over the weights.
+/* decoder.c - the architectures of decoder_arch.c from a GGUF file: sequences, and the step that computes
+ * rows of several of them in one pass over the weights.
  *
  * Owns the file, its tokenizer, one set of activations and scratch, and the pool of pages that hold the keys
  * and values of all sequences; a sequence owns references to its pages.
@@ -94,6 +94,9 @@ static void shrink(struct decoder_seq *s, size_t n)
     (void)pthread_mutex_unlock(&s->d->kv_lock);
 }
 
+/* Positions whose pages it keeps. */
+static size_t held(const struct decoder_seq *s) { return s->len > s->reserved ? s->len : s->reserved; }
+
 /* Pages for n positions, of which those from `from` on may be written: a shared page among them becomes one
  * of the sequence's own. kv_lock is held. */
 static enum cairn_err grow(struct decoder_seq *s, size_t from, size_t n, struct cairn_why *why)
@@ -152,7 +155,7 @@ void decoder_seq_truncate(struct decoder_seq *s, uint32_t len)
     if (len >= s->len)
         return;
     s->len = len;
-    shrink(s, len > s->reserved ? len : s->reserved);
+    shrink(s, held(s));
 }
 
 uint32_t decoder_prefix_find(struct decoder_seq *s, const int32_t *ids, size_t n,
@@ -161,7 +164,7 @@ uint32_t decoder_prefix_find(struct decoder_seq *s, const int32_t *ids, size_t n
     struct decoder *d = s->d;
     size_t n_tail = 0, max = n > s->n_ctx ? s->n_ctx : n;
     uint32_t tail = 0;
-    if (s->len || max < 2)
+    if (s->len || s->reserved || max < 2)
         return s->len;
     shrink(s, 0);
     (void)pthread_mutex_lock(&d->kv_lock);
@@ -438,8 +441,11 @@ static enum cairn_err run_step(struct decoder *d, const struct decoder_item *ite
     for (size_t i = 0; i < n_items && !err; i++)
         err = grow(items[i].seq, items[i].seq->len, items[i].seq->len + items[i].n, why);
     (void)pthread_mutex_unlock(&d->kv_lock);
-    if (err)
+    if (err) {
+        for (size_t i = 0; i < n_items; i++)
+            shrink(items[i].seq, held(items[i].seq));
         return err;
+    }
     if (decoder_on_device(d) && decoder_device_step(d, items, n_items, logits))
         goto done;
     for (size_t i = 0; i < n_items; i++)

@@ -438,6 +438,51 @@ static void a_reserve_that_fails_gives_nothing_up(void **state)
     decoder_close(d);
 }
 
+static void a_step_that_fails_keeps_no_page_for_it(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { LONG = 5 * KV_PAGE };
+    int32_t ids[LONG];
+    struct decoder *d = open_with(4, CACHE_F16);
+    struct decoder_seq *s[3];
+    random_ids(ids, LONG, 1);
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(decoder_seq_open(&s[i], d, 0, &why));
+    CHECK_OK(decoder_seq_reserve(s[0], KV_PAGE + 1, &why));
+    const struct decoder_item items[] = {
+        {.seq = s[0], .tokens = ids, .n = 1,           .prompt = true}, /* has its pages, and keeps them */
+        {.seq = s[1], .tokens = ids, .n = KV_PAGE,     .prompt = true},
+        {.seq = s[2], .tokens = ids, .n = 2 * KV_PAGE, .prompt = true},
+    };
+    CHECK_ERR(decoder_step(d, items, 3, NULL, &why), CAIRN_EFULL);
+    CHECK_U64_EQ(n_free(d), 2);
+    CHECK_OK(decoder_step(d, items, 2, NULL, &why));
+    CHECK_U64_EQ(n_free(d), 1);
+    for (int i = 0; i < 3; i++)
+        decoder_seq_close(s[i]);
+    decoder_close(d);
+}
+
+static void what_is_reserved_is_not_given_back_for_a_beginning(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { LONG = 129 };
+    int32_t ids[LONG];
+    struct decoder *d = open_with(8, CACHE_F16);
+    struct decoder_share me = share_of(1, 0);
+    struct decoder_seq *s = NULL;
+    random_ids(ids, LONG, 1);
+    keep(d, ids, LONG - 1, &me);
+    CHECK_OK(decoder_seq_open(&s, d, 0, &why));
+    CHECK_OK(decoder_seq_reserve(s, 4 * KV_PAGE, &why));
+    CHECK_U64_EQ(decoder_prefix_find(s, ids, LONG, &me), 0);
+    CHECK_U64_EQ(n_free(d), 4);
+    decoder_seq_close(s);
+    decoder_close(d);
+}
+
 static void a_card_says_which_template(void **state)
 {
     UNUSED_STATE(state);
@@ -540,6 +585,8 @@ int main(void)
         TEST(a_page_that_someone_else_has_is_copied_before_it_is_written),
         TEST(the_longest_unused_beginning_makes_room),
         TEST(a_reserve_that_fails_gives_nothing_up),
+        TEST(a_step_that_fails_keeps_no_page_for_it),
+        TEST(what_is_reserved_is_not_given_back_for_a_beginning),
         TEST(a_card_says_which_template),
         TEST(budgets_are_checked_at_open),
         TEST(no_memory_is_an_error_and_a_step_wants_none),

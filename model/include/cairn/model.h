@@ -264,7 +264,9 @@ void decoder_seq_truncate(struct decoder_seq *s, uint32_t len); /* forget positi
 CAIRN_MUST_USE enum cairn_err decoder_seq_reserve(struct decoder_seq *s, uint32_t n, struct cairn_why *why);
 
 /* One pass over the weights for rows of several sequences. What a row's results are does not depend on what
- * else is in the step (nor, for a prompt, on how it is cut into steps), on every backend but blas. */
+ * else is in the step (nor, for a prompt, on how it is cut into steps), on every backend but blas. One thing
+ * does count: a prompt's item that wants more than DECODER_LOGITS_FEW rows of logits gets them by the kernels
+ * for many rows, which round otherwise. */
 enum {
     DECODER_ROWS_MAX = 256,  /* tokens of a step */
     DECODER_ITEMS_MAX = 64,  /* sequences of a step */
@@ -280,7 +282,7 @@ struct decoder_item {
  * CAIRN_EFULL when a sequence's n_ctx is exceeded, or no page of keys and values is left. */
 CAIRN_MUST_USE enum cairn_err decoder_step(struct decoder *d, const struct decoder_item *items,
                                            size_t n_items, float *logits, struct cairn_why *why);
-/* Appends n tokens of one sequence; from 8 on they count as a prompt. logits: NULL, or [n_vocab] of the last
+/* Appends n tokens of one sequence, as a prompt unless they are few. logits: NULL, or [n_vocab] of the last
  * token, or with all_logits [n, n_vocab]. Runs in steps and checks stop between them; on any error the
  * sequence keeps its old length. */
 CAIRN_MUST_USE enum cairn_err decoder_eval(struct decoder_seq *s, const int32_t *tokens, size_t n,
@@ -296,8 +298,9 @@ struct decoder_share {
     bool has_partition; /* else nothing but the public tokens is kept or found */
     struct cairn_hash partition;
 };
-/* Into an empty sequence: the longest known beginning of ids, less than all of it, so that there is a token
- * left to compute. Returns its length; the logits that follow are those of a sequence that computed it. */
+/* Into an empty sequence, before its pages are reserved: the longest known beginning of ids, less than all of
+ * it, so that there is a token left to compute. Returns its length; the logits that follow are those of a
+ * sequence that computed it. */
 uint32_t decoder_prefix_find(struct decoder_seq *s, const int32_t *ids, size_t n,
                              const struct decoder_share *share);
 /* Keeps the first n positions, computed as a prompt from ids. While the sequence lives on, n should be a
