@@ -60,7 +60,7 @@ enum cairn_err decoder_kv_open(struct decoder *d, const struct model_opts *o, st
             d->n_ctx = (uint32_t)(pages * KV_PAGE);
         }
     }
-    enum cairn_err err = kv_pool_open(&d->kv, &shape, (uint32_t)pages, true, why);
+    enum cairn_err err = kv_pool_open(&d->kv, &shape, (uint32_t)pages, why);
     return err ? err : prefix_open(&d->prefix, d->kv, why);
 }
 

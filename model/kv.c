@@ -21,7 +21,7 @@ bool kv_shape_init(struct kv_shape *s, enum cache_type type, uint32_t n_layer, u
 }
 
 enum cairn_err kv_pool_open(struct kv_pool **out, const struct kv_shape *shape, uint32_t n_pages,
-                            bool with_bytes, struct cairn_why *why)
+                            struct cairn_why *why)
 {
     *out = NULL;
     size_t bytes;
@@ -36,9 +36,8 @@ enum cairn_err kv_pool_open(struct kv_pool **out, const struct kv_shape *shape, 
     p->n_pages = n_pages;
     p->refs = cairn_calloc(n_pages, sizeof *p->refs);
     p->free = cairn_calloc(n_pages, sizeof *p->free);
-    if (with_bytes)
-        p->bytes = cairn_aligned(64, bytes);
-    if (!p->refs || !p->free || (with_bytes && !p->bytes)) {
+    p->bytes = cairn_aligned(64, bytes);
+    if (!p->refs || !p->free || !p->bytes) {
         kv_pool_close(p);
         return cairn_fail(why, CAIRN_ENOMEM, "%zu MiB of keys and values; ask for fewer", bytes >> 20);
     }

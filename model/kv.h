@@ -12,8 +12,8 @@
  *   value_scales_at    floats  [KV_PAGE]                             Q8 only
  * Elements are float32, IEEE half or int8, as cache_type says. Page ids run from 0 to n_pages - 1.
  *
- * A device keeps a pool of its own over the same ids and block tables; it may order a block as suits it, and
- * a pool opened without bytes here then counts the pages only.
+ * A device keeps a pool of its own over the same ids and block tables and may order a block as suits it. The
+ * bytes here are there all the same, untouched, for the day that the device fails.
  *
  * Threads: the caller holds one lock around take, ref, unref and counts (decoder.kv_lock). Bytes of a page
  * belong to its owner: writing needs the only reference. */
@@ -45,7 +45,7 @@ static inline size_t kv_pages_for(size_t positions) { return (positions + KV_PAG
 
 struct kv_pool {
     struct kv_shape shape;
-    char *bytes; /* OWNED [n_pages * page_bytes], touched as pages are used; NULL: pages are only counted */
+    char *bytes; /* OWNED [n_pages * page_bytes], touched as pages are used */
     uint32_t n_pages, n_free;
     uint32_t *refs, *free; /* OWNED: references of each page; a stack of free ids */
     /* A device that keeps the pages instead of the bytes here is told of each copy; NULL: the bytes count. */
@@ -55,7 +55,7 @@ struct kv_pool {
                  size_t n); /* kv_half() of a row; a backend has a faster one */
 };
 CAIRN_MUST_USE enum cairn_err kv_pool_open(struct kv_pool **out, const struct kv_shape *shape,
-                                           uint32_t n_pages, bool with_bytes, struct cairn_why *why);
+                                           uint32_t n_pages, struct cairn_why *why);
 void kv_pool_close(struct kv_pool *p); /* NULL is fine; CAIRN_CHECKs that no page is held */
 static inline char *kv_page(const struct kv_pool *p, uint32_t id)
 {

@@ -654,7 +654,7 @@ static void attention_agrees(void **state)
         struct kv_pool *cache = NULL;
         uint32_t table[16];
         CHECK(kv_shape_init(&shape, type, 2, (uint32_t)kv, (uint32_t)hd));
-        CHECK_OK(kv_pool_open(&cache, &shape, (uint32_t)n_pages, true, &why));
+        CHECK_OK(kv_pool_open(&cache, &shape, (uint32_t)n_pages, &why));
         memset(cache->bytes, 0xff, n_pages * shape.page_bytes); /* NaN: what was never put is never used */
         CHECK(kv_take(cache, table, n_pages));
         for (size_t p = n_pages - 1; p > 0; p--) { /* pages lie anywhere */
