@@ -5,14 +5,14 @@
  * text can become one. What is ordinary text in a template ([INST] of mistral-v1) can be imitated by a text:
  * such models offer no defence.
  *
- *   chatml      {bos}<|im_start|>ROLE\nCONTENT<|im_end|>\n ... <|im_start|>assistant\n
- *   mistral-v1  {bos}[INST] SYSTEM\n\nUSER [/INST] ANSWER{eos}[INST] USER [/INST]     system in the first
- * user turn mistral-v3  {bos}{[INST]} USER{[/INST]} ANSWER{eos}{[INST]} SYSTEM\n\nUSER{[/INST]}   system in
- * the last user turn
- *
- *   qwen3       chatml, then <think>\n\n</think>\n\n: an answer, not a page of thoughts before it
- *   llama-3     {bos}<|start_header_id|>ROLE<|end_header_id|>\n\nCONTENT<|eot_id|> ...
- *   gemma       {bos}<start_of_turn>user\nSYSTEM\n\nUSER<end_of_turn>\n<start_of_turn>model\nANSWER ...
+ * - chatml: {bos}<|im_start|>ROLE\nCONTENT<|im_end|>\n ... <|im_start|>assistant\n
+ * - mistral-v1, the system's words in the first user turn:
+ *   {bos}[INST] SYSTEM\n\nUSER [/INST] ANSWER{eos}[INST] USER [/INST]
+ * - mistral-v3, the system's words in the last user turn:
+ *   {bos}{[INST]} USER{[/INST]} ANSWER{eos}{[INST]} SYSTEM\n\nUSER{[/INST]}
+ * - qwen3: chatml, then <think>\n\n</think>\n\n: an answer, not a page of thoughts before it
+ * - llama-3: {bos}<|start_header_id|>ROLE<|end_header_id|>\n\nCONTENT<|eot_id|> ...
+ * - gemma: {bos}<start_of_turn>user\nSYSTEM\n\nUSER<end_of_turn>\n<start_of_turn>model\nANSWER ...
  *
  * llama-3 and gemma take the white space around each content away, as their templates do.
  * Mistral's pieces are tokenised one by one, as its own tokenizer does: each gets SentencePiece's space in

@@ -4,7 +4,9 @@
  *
  * No padding: the tokens of all sequences of a batch are the rows of one matrix, so products run on [tokens,
  * dim] and only attention looks at where a sequence begins and ends. Weights are packed once at open when the
- * backend has a packed form; the result of a text does not depend on what it is batched with.
+ * backend has a packed form. With packed weights (avx512), and on scalar, the result of a text does not
+ * depend on what it is batched with; avx2 takes another way from OPS_ROWS_FEW rows on, and blas promises
+ * nothing.
  *
  * Threads: encoder.lock is held while a turn of at most TURN_TOKENS per thread is computed; tokenising
  * happens outside it. A turn that fits one room is computed by all threads together, range by range. A larger

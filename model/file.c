@@ -3,26 +3,37 @@
  * A model file is hostile until proven otherwise. One cursor (cursor.h) reads it; these rules are checked
  * before anything else sees a byte, and each has a case in tests/unit/test_model_file.c that breaks it alone:
  *
- *   file         F1 a regular file, opened once, measured after opening, mapped private and read-only
- *                F2 at least the magic; the magic known
- *   GGUF         G1 version 2 or 3, little-endian
- *                G2 counts <= bytes left / smallest record, and <= FILE_KVS_MAX, FILE_TENSORS_MAX
- *                G3 keys of 1 .. FILE_KEY_MAX bytes without NUL, none twice
- *                G4 value types known; a bool is 0 or 1
- *                G5 strings <= bytes left and <= FILE_STRING_MAX
- *                G6 arrays: element type known, no arrays in arrays, count <= bytes left / element size
- *                G7 general.alignment: a u32, a power of two, <= FILE_ALIGNMENT_MAX
- *                G8 tensor names of 1 .. FILE_GGUF_NAME_MAX bytes without NUL, none twice
- *                G9 1 .. 4 dimensions, each 1 .. 2^31, their product in 63 bits
- *                G10 tensor type known (else unsupported); rows divide into its blocks (divided before
- * multiplied) G11 offsets are multiples of the alignment; the padded start of the bytes lies in the file G12
- * offset + size <= bytes of the file G13 no two tensors share a byte G14 hyper-parameters in their ranges;
- * heads divide the width, kv heads divide the heads G15 split files are refused (unsupported) safetensors  S1
- * header length 2 .. SAFETENSORS_HEADER_MAX and <= bytes left S2 the header is one JSON object without
- * duplicate keys S3 __metadata__ holds strings S4 each entry has exactly dtype, shape, data_offsets S5 dtype
- * F32, F16, BF16 (position_ids of integers is checked and left out; else unsupported) S6 0 .. 4 dimensions of
- * 1 .. 2^31, product checked; bytes = product * size of the dtype S7 0 <= begin <= end <= bytes after the
- * header S8 no two tensors share a byte tokenizer    see tokenizer.c
+ * - F1 a regular file, opened once, measured after opening, mapped private and read-only
+ * - F2 at least the magic; the magic known
+ *
+ * GGUF:
+ * - G1 version 2 or 3, little-endian
+ * - G2 counts <= bytes left / smallest record, and <= FILE_KVS_MAX, FILE_TENSORS_MAX
+ * - G3 keys of 1 .. FILE_KEY_MAX bytes without NUL, none twice
+ * - G4 value types known; a bool is 0 or 1
+ * - G5 strings <= bytes left and <= FILE_STRING_MAX
+ * - G6 arrays: element type known, no arrays in arrays, count <= bytes left / element size
+ * - G7 general.alignment: a u32, a power of two, <= FILE_ALIGNMENT_MAX
+ * - G8 tensor names of 1 .. FILE_GGUF_NAME_MAX bytes without NUL, none twice
+ * - G9 1 .. 4 dimensions, each 1 .. 2^31, their product in 63 bits
+ * - G10 tensor type known (else unsupported); rows divide into its blocks (divided before multiplied)
+ * - G11 offsets are multiples of the alignment; the padded start of the bytes lies in the file
+ * - G12 offset + size <= bytes of the file
+ * - G13 no two tensors share a byte
+ * - G14 hyper-parameters in their ranges; heads divide the width, kv heads divide the heads
+ * - G15 split files are refused (unsupported)
+ *
+ * safetensors:
+ * - S1 header length 2 .. SAFETENSORS_HEADER_MAX and <= bytes left
+ * - S2 the header is one JSON object without duplicate keys
+ * - S3 __metadata__ holds strings
+ * - S4 each entry has exactly dtype, shape, data_offsets
+ * - S5 dtype F32, F16, BF16 (position_ids of integers is checked and left out; else unsupported)
+ * - S6 0 .. 4 dimensions of 1 .. 2^31, product checked; bytes = product * size of the dtype
+ * - S7 0 <= begin <= end <= bytes after the header
+ * - S8 no two tensors share a byte
+ *
+ * T1 to T7, of vocabularies, are in tokenizer.c.
  *
  * A file that shrinks while mapped raises SIGBUS on access: model files are replaced by rename, never written
  * in place. */

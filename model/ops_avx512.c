@@ -10,9 +10,9 @@
  * Weights of the block types are not rounded: their integers are small enough for exact sums, and what an
  * offset type adds to each weight is taken from the sum of the run's activations, once per run.
  *
- *   activations  tiles of 12 rows: [tile][run][pair][row 0..11] as pairs of int16, then [tile][run][32]
- * floats: the scales of 12 rows from 0, the sums of their rounded values, scaled, from 16 weights      struct
- * wrun: 32 outputs x RUN inputs, [pair][output] as pairs of int16
+ * - activations: tiles of 12 rows, [tile][run][pair][row 0..11] as pairs of int16; then
+ *   [tile][run][32] floats: the scales of 12 rows from 0, the sums of their rounded values, scaled, from 16
+ * - weights: struct wrun, 32 outputs x RUN inputs, [pair][output] as pairs of int16
  *
  * 24 accumulators (12 rows x 2 vectors of 16 outputs) stay in registers over a run; the runs of one
  * superblock (17 KiB) stay in the first-level cache for all rows.

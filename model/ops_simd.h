@@ -13,7 +13,7 @@ static inline int cpu_has_f16c(void)
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
-/* Runs `body` on whole vectors, then once more on a padded copy for the rest. */
+/* Here and below: the rest behind whole vectors is one more vector, masked. */
 static void simd_swiglu(float *gate, const float *up, size_t n)
 {
     for (size_t i = 0; i < n; i += V) {

@@ -1,9 +1,11 @@
 /* safetensors.c - parses safetensors into a struct model_file. The rules are numbered in file.c.
  *
- * u64 n | n bytes of JSON: {"name": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [begin, end]},
- * ...,
- * "__metadata__": {"key": "text"}} | the tensors' bytes; offsets count from there. Shapes are slowest first;
- * ours are fastest first, as in GGUF. A dimensionless tensor becomes {1}. */
+ * - u64 n
+ * - n bytes of JSON: {"name": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [begin, end]}, ...,
+ *   "__metadata__": {"key": "text"}}
+ * - the tensors' bytes; offsets count from there
+ *
+ * Shapes are slowest first; ours are fastest first, as in GGUF. A dimensionless tensor becomes {1}. */
 #include "file.h"
 
 #include <jansson.h>

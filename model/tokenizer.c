@@ -2,12 +2,16 @@
  * tokenizer_spm.c, tokenizer_wordpiece.c). Immutable once built: any number of threads may encode with one.
  *
  * A vocabulary comes from a file, so it is hostile too. Rules, each with a case in
- * tests/unit/test_tokenizer.c: T1 tokenizer.ggml.model is gpt2, llama or bert; for gpt2 tokenizer.ggml.pre is
- * one that we know (else unsupported) T2 tokens: 1 .. TOKENIZER_VOCAB_MAX strings of <= TOKENIZER_PIECE_MAX
- * bytes, <= TOKENIZER_POOL_MAX together T3 token types: as many as tokens, each 1 .. 6; scores (llama): as
- * many as tokens, all finite T4 merges (gpt2): "LEFT RIGHT" where LEFT, RIGHT and LEFTRIGHT are tokens T5 the
- * ids of special tokens are in the vocabulary, or absent (-1 or 2^32 - 1) T6 byte tokens read <0xNN> T7 a
- * WordPiece vocabulary has [UNK], [CLS] and [SEP]
+ * tests/unit/test_tokenizer.c:
+ * - T1 tokenizer.ggml.model is gpt2, llama or bert; for gpt2 tokenizer.ggml.pre is one that we know (else
+ *   unsupported)
+ * - T2 tokens: 1 .. TOKENIZER_VOCAB_MAX strings of <= TOKENIZER_PIECE_MAX bytes,
+ *   <= TOKENIZER_POOL_MAX together
+ * - T3 token types: as many as tokens, each 1 .. 6; scores (llama): as many as tokens, all finite
+ * - T4 merges (gpt2): "LEFT RIGHT" where LEFT, RIGHT and LEFTRIGHT are tokens, and no control tokens
+ * - T5 the ids of special tokens are in the vocabulary, or absent (-1 or 2^32 - 1)
+ * - T6 byte tokens read <0xNN>
+ * - T7 a WordPiece vocabulary has [UNK], [CLS] and [SEP]
  *
  * Where we differ from llama.cpp on purpose: without TOKENIZE_PARSE_SPECIAL no part of a text becomes a
  * control token, and what ends a generation or marks turns in a template counts as one, whatever the file

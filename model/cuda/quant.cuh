@@ -6,9 +6,11 @@
  *   F32 F16 BF16  the row, padded to 16 bytes                      -
  *   Q8_0          32 bytes per run of 32                           f16 d
  *   Q4_0 Q4_1     16 bytes of nibbles per run of 32                f16 d (Q4_1: and f16 m)
- *   Q5_0 Q5_1     the same                                         f16 d, u32 h as two u16 (Q5_1: f16 d, m,
- * h) Q4_K Q5_K     the file's 144 or 176 bytes, which divide by 16  - Q6_K          208 bytes of the file's
- * 210                      f16 d A task is what one lane multiplies at a time: two runs of 16 weights. */
+ *   Q5_0 Q5_1     the same                                         f16 d, u32 h as two u16 (Q5_1: d, m, h)
+ *   Q4_K Q5_K     the file's 144 or 176 bytes, which divide by 16  -
+ *   Q6_K          208 bytes of the file's 210                      f16 d
+ *
+ * A task is what one lane multiplies at a time: two runs of 16 weights. */
 #ifndef CAIRN_CUDA_QUANT_CUH
 #define CAIRN_CUDA_QUANT_CUH
 
