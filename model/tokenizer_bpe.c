@@ -14,6 +14,7 @@
  * Where the time goes: most words are a token by themselves (one look-up), most others have been met before
  * in the same call (tokenizer_words.h); merging is the rest. tests/unit/tokenizer_plain.h does it all the
  * slow way, to compare. */
+#include "tokenizer_heap.h"
 #include "tokenizer_words.h"
 
 #include <sys/random.h>
@@ -75,18 +76,13 @@ struct symbol {
     int32_t id; /* -1: a byte without a token; merges with nothing */
     uint32_t prev, next;
 };
-struct pair {
-    int32_t rank, left_id, right_id, id;
-    uint32_t left, right;
-};
 struct work {
     const struct tokenizer *t;
     struct id_list *out;
     struct word_cache words;
     struct symbol *symbols;
     size_t symbols_cap;
-    struct pair *heap;
-    size_t n_heap, heap_cap;
+    struct pair_heap heap;
 };
 
 #define NONE UINT32_MAX
@@ -163,53 +159,17 @@ static void merge_short(struct work *w, const uint8_t *p, size_t n)
             ids_put(w->out, ids[i]);
 }
 
-static bool before(const struct pair *a, const struct pair *b)
-{
-    return a->rank != b->rank ? a->rank < b->rank : a->left < b->left;
-}
-
-static bool heap_push(struct work *w, struct pair p)
-{
-    if (w->n_heap == w->heap_cap) {
-        size_t cap = w->heap_cap ? w->heap_cap * 2 : 256;
-        struct pair *heap = cairn_reallocarray(w->heap, cap, sizeof *heap);
-        if (!heap)
-            return false;
-        w->heap = heap;
-        w->heap_cap = cap;
-    }
-    size_t i = w->n_heap++;
-    for (; i > 0 && before(&p, &w->heap[(i - 1) / 2]); i = (i - 1) / 2)
-        w->heap[i] = w->heap[(i - 1) / 2];
-    w->heap[i] = p;
-    return true;
-}
-
-static struct pair heap_pop(struct work *w)
-{
-    struct pair top = w->heap[0], last = w->heap[--w->n_heap];
-    size_t i = 0;
-    for (;;) {
-        size_t c = 2 * i + 1;
-        if (c >= w->n_heap)
-            break;
-        c += c + 1 < w->n_heap && before(&w->heap[c + 1], &w->heap[c]);
-        if (!before(&w->heap[c], &last))
-            break;
-        w->heap[i] = w->heap[c];
-        i = c;
-    }
-    w->heap[i] = last;
-    return top;
-}
-
 static bool push_pair(struct work *w, uint32_t left, uint32_t right)
 {
     if (left == NONE || right == NONE)
         return true;
     const struct merge_slot *m = find_merge(w->t, w->symbols[left].id, w->symbols[right].id);
-    return !m || heap_push(w, (struct pair){m->rank, w->symbols[left].id, w->symbols[right].id, m->id, left,
-                                            right});
+    return !m || heap_push(&w->heap, (struct pair){.order = (float)m->rank,
+                                                   .left = left,
+                                                   .right = right,
+                                                   .left_id = w->symbols[left].id,
+                                                   .right_id = w->symbols[right].id,
+                                                   .id = m->id});
 }
 
 static bool merge_long(struct work *w, const uint8_t *p, size_t n)
@@ -224,12 +184,12 @@ static bool merge_long(struct work *w, const uint8_t *p, size_t n)
     struct symbol *s = w->symbols;
     for (uint32_t i = 0; i < n; i++)
         s[i] = (struct symbol){w->t->bytes[p[i]], i ? i - 1 : NONE, i + 1 < n ? i + 1 : NONE};
-    w->n_heap = 0;
+    w->heap.n = 0;
     for (uint32_t i = 0; i + 1 < n; i++)
         if (!push_pair(w, i, i + 1))
             return false;
-    while (w->n_heap > 0) {
-        struct pair m = heap_pop(w);
+    while (w->heap.n > 0) {
+        struct pair m = heap_pop(&w->heap);
         if (s[m.left].next != m.right || s[m.left].id != m.left_id || s[m.right].id != m.right_id)
             continue; /* one side has been merged away since */
         s[m.left].id = m.id;
@@ -383,7 +343,7 @@ enum cairn_err bpe_encode(const struct tokenizer *t, struct cairn_str text, stru
     words_close(&w.words);
     cairn_free(mended);
     cairn_free(w.symbols);
-    cairn_free(w.heap);
+    cairn_free(w.heap.pairs);
     return ok && !l->failed ? CAIRN_OK : tokenizer_out_of_memory(why);
 }
 

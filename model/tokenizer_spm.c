@@ -7,6 +7,7 @@
  * The algorithm knows no words, but where two bytes meet that stand side by side in no token, no merge can
  * reach across: there the text is cut, and the words are merged one by one; those met before are copied
  * (tokenizer_words.h). tests/unit/tokenizer_plain.h merges whole texts, to compare. */
+#include "tokenizer_heap.h"
 #include "tokenizer_words.h"
 
 #include <math.h>
@@ -18,16 +19,11 @@ struct symbol {
     uint32_t at, len; /* bytes; len 0: merged away */
     uint32_t prev, next;
 };
-struct pair {
-    float score;
-    uint32_t left, right, len;
-};
 struct work {
     const struct tokenizer *t;
     char *bytes;
     struct symbol *symbols;
-    struct pair *heap;
-    size_t n_heap, heap_cap;
+    struct pair_heap heap;
 };
 
 static int32_t find_piece(const struct tokenizer *t, const char *p, size_t len)
@@ -51,51 +47,15 @@ static float pair_score(const struct work *w, const struct symbol *a, const stru
     return id < 0 ? -INFINITY : w->t->scores[id];
 }
 
-static bool before(const struct pair *a, const struct pair *b)
-{
-    return a->score != b->score ? a->score > b->score : a->left < b->left;
-}
-
 static bool push_pair(struct work *w, uint32_t left, uint32_t right)
 {
     if (left == NONE || right == NONE)
         return true;
     uint32_t len = w->symbols[left].len + w->symbols[right].len;
     int32_t id = find_piece(w->t, w->bytes + w->symbols[left].at, len);
-    if (id < 0)
-        return true;
-    if (w->n_heap == w->heap_cap) {
-        size_t cap = w->heap_cap ? w->heap_cap * 2 : 256;
-        struct pair *heap = cairn_reallocarray(w->heap, cap, sizeof *heap);
-        if (!heap)
-            return false;
-        w->heap = heap;
-        w->heap_cap = cap;
-    }
-    struct pair p = {w->t->scores[id], left, right, len};
-    size_t i = w->n_heap++;
-    for (; i > 0 && before(&p, &w->heap[(i - 1) / 2]); i = (i - 1) / 2)
-        w->heap[i] = w->heap[(i - 1) / 2];
-    w->heap[i] = p;
-    return true;
-}
-
-static struct pair pop_pair(struct work *w)
-{
-    struct pair top = w->heap[0], last = w->heap[--w->n_heap];
-    size_t i = 0;
-    for (;;) {
-        size_t c = 2 * i + 1;
-        if (c >= w->n_heap)
-            break;
-        c += c + 1 < w->n_heap && before(&w->heap[c + 1], &w->heap[c]);
-        if (!before(&w->heap[c], &last))
-            break;
-        w->heap[i] = w->heap[c];
-        i = c;
-    }
-    w->heap[i] = last;
-    return top;
+    return id < 0 ||
+           heap_push(&w->heap,
+                     (struct pair){.order = -w->t->scores[id], .left = left, .right = right, .len = len});
 }
 
 static bool merge_all(struct work *w, uint32_t n)
@@ -104,8 +64,8 @@ static bool merge_all(struct work *w, uint32_t n)
     for (uint32_t i = 0; i + 1 < n; i++)
         if (!push_pair(w, i, i + 1))
             return false;
-    while (w->n_heap > 0) {
-        struct pair p = pop_pair(w);
+    while (w->heap.n > 0) {
+        struct pair p = heap_pop(&w->heap);
         if (!s[p.left].len || !s[p.right].len || s[p.left].len + s[p.right].len != p.len)
             continue; /* one side has grown or gone since */
         s[p.left].len = p.len;
@@ -245,7 +205,7 @@ enum cairn_err spm_encode(const struct tokenizer *t, struct cairn_str text, stru
     words_close(&cache);
     cairn_free(w.bytes);
     cairn_free(w.symbols);
-    cairn_free(w.heap);
+    cairn_free(w.heap.pairs);
     return ok && !l->failed ? CAIRN_OK : tokenizer_out_of_memory(why);
 }
 
