@@ -24,8 +24,8 @@ struct decoder_device {
     uint32_t tables_ld;
     int32_t *tables; /* [DECODER_ITEMS_MAX][tables_ld] */
     int32_t tokens[DECODER_ROWS_MAX], positions[DECODER_ROWS_MAX], slots[DECODER_ROWS_MAX];
-    uint32_t wanted[DECODER_ROWS_MAX];
-    float *logits; /* NULL, or room for a step whose outputs come in another order than they are wanted */
+    uint32_t wanted[DECODER_ROWS_MAX],
+        place[DECODER_ROWS_MAX]; /* place: of each wanted row in the caller's */
 };
 
 bool decoder_on_device(const struct decoder *d) { return d->device && !atomic_load(&d->device->lost); }
@@ -95,7 +95,6 @@ static void release(struct decoder_device *v)
     cairn_free(v->readers);
     cairn_free(v->work);
     cairn_free(v->tables);
-    cairn_free(v->logits);
     cairn_free(v);
 }
 
@@ -114,9 +113,8 @@ void decoder_device_open(struct decoder *d, const struct model_opts *o)
         v->readers = cairn_calloc(d->kv->n_pages, sizeof *v->readers);
         v->work = cairn_calloc(d->kv->n_pages, 2 * sizeof *v->work);
         v->tables = cairn_calloc((size_t)DECODER_ITEMS_MAX * v->tables_ld, sizeof *v->tables);
-        v->logits = cairn_calloc(DECODER_ROWS_MAX, d->n_vocab * sizeof *v->logits);
     }
-    if (!reason && (!layers || !v || !v->from || !v->readers || !v->work || !v->tables || !v->logits))
+    if (!reason && (!layers || !v || !v->from || !v->readers || !v->work || !v->tables))
         reason = "no memory";
     for (uint32_t i = 0; !reason && i < d->n_layer; i++) {
         const struct layer *l = &d->layers[i];
@@ -201,6 +199,23 @@ static bool do_copies(struct decoder *d)
     return true;
 }
 
+/* Each of n rows to its place, a permutation that this uses up. */
+static void rows_to_places(float *rows, size_t row_len, uint32_t *place, uint32_t n)
+{
+    for (uint32_t r = 0; r < n; r++)
+        while (place[r] != r) {
+            uint32_t to = place[r];
+            float *a = rows + r * row_len, *b = rows + to * row_len;
+            for (size_t i = 0; i < row_len; i++) {
+                float x = a[i];
+                a[i] = b[i];
+                b[i] = x;
+            }
+            place[r] = place[to];
+            place[to] = to;
+        }
+}
+
 bool decoder_device_step(struct decoder *d, const struct decoder_item *items, size_t n_items, float *logits)
 {
     struct decoder_device *v = d->device;
@@ -211,16 +226,15 @@ bool decoder_device_step(struct decoder *d, const struct decoder_item *items, si
                                .n_slots = (uint32_t)n_items,
                                .tables_ld = v->tables_ld,
                                .wanted = v->wanted};
-    bool in_order = true;
-    for (size_t i = 0; i < n_items; i++) {
-        in_order = in_order && (!i || items[i - 1].prompt <= items[i].prompt);
+    for (size_t i = 0; i < n_items; i++)
         for (uint32_t p = 0; p < v->tables_ld; p++)
             v->tables[i * v->tables_ld + p] =
                 p < items[i].seq->n_pages ? (int32_t)items[i].seq->table[p] : -1;
-    }
     for (int many = 0; many < 2; many++)
-        for (size_t i = 0; i < n_items; i++) {
+        for (size_t i = 0, behind = 0; i < n_items;
+             i++) { /* behind: the item's rows of the caller's logits */
             const struct decoder_item *t = &items[i];
+            behind += t->n_logits;
             if (t->prompt != many)
                 continue;
             for (size_t j = 0; j < t->n; j++) {
@@ -228,13 +242,14 @@ bool decoder_device_step(struct decoder *d, const struct decoder_item *items, si
                 v->tokens[r] = t->tokens[j];
                 v->positions[r] = (int32_t)(t->seq->len + j);
                 v->slots[r] = (int32_t)i;
-                if (logits && j + t->n_logits >= t->n)
+                if (logits && j + t->n_logits >= t->n) {
+                    v->place[step.n_wanted] = (uint32_t)(behind - (t->n - j));
                     v->wanted[step.n_wanted++] = r;
+                }
             }
             step.n_many += many ? (uint32_t)t->n : 0;
         }
-    float *to = in_order ? logits : v->logits;
-    step.logits = step.n_wanted ? to : NULL;
+    step.logits = step.n_wanted ? logits : NULL;
     int32_t nothing;
     if (!step.logits) /* waits all the same: an error belongs to the step that made it */
         step.chosen = &nothing;
@@ -242,17 +257,7 @@ bool decoder_device_step(struct decoder *d, const struct decoder_item *items, si
         lose(d, v->api->error());
         return false;
     }
-    const float *from = to;
-    for (int many = 0; many < 2 && step.logits && !in_order; many++) {
-        float *out = logits; /* of items in the caller's order; from: those of few rows first */
-        for (size_t i = 0; i < n_items; i++) {
-            size_t n = items[i].n_logits * d->n_vocab;
-            if (items[i].prompt == many) {
-                memcpy(out, from, n * sizeof *out);
-                from += n;
-            }
-            out += n;
-        }
-    }
+    if (step.logits) /* which lie there with those of few rows first */
+        rows_to_places(logits, d->n_vocab, v->place, step.n_wanted);
     return true;
 }

@@ -236,6 +236,51 @@ static void copies_between_steps_are_those_of_their_moment(void **state)
     CHECK_I64_EQ(host_allocated(), 0);
 }
 
+/* The device takes single tokens first and prompts behind them, whatever the caller's order. */
+static void logits_come_in_the_order_of_the_items(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { N = 5 };
+    static const struct {
+        size_t n, n_logits;
+        bool prompt;
+    } kinds[N] = {
+        {20, 1, true },
+        {2,  2, false},
+        {17, 3, true },
+        {9,  0, true },
+        {1,  1, false}
+    };
+    int32_t ids[N][20];
+    float want[7][TINY_VOCAB], got[7][TINY_VOCAB];
+    struct decoder_item items[N];
+    struct decoder_seq *s[N];
+    host_fail_after(0);
+    struct decoder *d = open_on(BACKEND_CUDA, CACHE_F16);
+    size_t row = 0;
+    for (int i = 0; i < N; i++) {
+        prompt_fill(ids[i], 20, 40 + (uint64_t)i);
+        CHECK_OK(decoder_seq_open(&s[i], d, 0, &why));
+        items[i] = (struct decoder_item){.seq = s[i],
+                                         .tokens = ids[i],
+                                         .n = kinds[i].n,
+                                         .n_logits = kinds[i].n_logits,
+                                         .prompt = kinds[i].prompt};
+        CHECK_OK(decoder_step(d, &items[i], 1, want[row], &why));
+        row += kinds[i].n_logits;
+        decoder_seq_truncate(s[i], 0);
+    }
+    CHECK_U64_EQ(row, 7);
+    CHECK_OK(decoder_step(d, items, N, got[0], &why));
+    CHECK(memcmp(got, want, sizeof got) == 0);
+    CHECK_STR_EQ(decoder_backend_name(d), "cuda");
+    for (int i = 0; i < N; i++)
+        decoder_seq_close(s[i]);
+    decoder_close(d);
+    CHECK_I64_EQ(host_allocated(), 0);
+}
+
 static void a_model_that_the_device_does_not_take_runs_on_the_cpu(void **state)
 {
     UNUSED_STATE(state);
@@ -352,6 +397,7 @@ int main(int argc, char **argv)
         TEST(a_request_outlives_its_device),
         TEST(kept_beginnings_are_those_of_the_device),
         TEST(copies_between_steps_are_those_of_their_moment),
+        TEST(logits_come_in_the_order_of_the_items),
         TEST(a_model_that_the_device_does_not_take_runs_on_the_cpu),
         TEST(vectors_are_the_cpus_before_and_after_a_failure),
     };
