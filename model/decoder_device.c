@@ -70,12 +70,6 @@ static size_t order_copies(struct decoder_device *v, const struct kv_pool *kv)
     return n;
 }
 
-static struct device_matrix matrix_of(const struct weight *w)
-{
-    return (struct device_matrix){
-        .type = (uint32_t)w->type, .n = (uint32_t)w->n, .k = (uint32_t)w->k, .bytes = w->bytes};
-}
-
 static const char *why_not(const struct decoder *d)
 {
     const struct decoder_arch *a = d->arch;
@@ -118,13 +112,13 @@ void decoder_device_open(struct decoder *d, const struct model_opts *o)
         reason = "no memory";
     for (uint32_t i = 0; !reason && i < d->n_layer; i++) {
         const struct layer *l = &d->layers[i];
-        layers[i] = (struct device_layer){.q = matrix_of(&l->q),
-                                          .k = matrix_of(&l->k),
-                                          .v = matrix_of(&l->v),
-                                          .o = matrix_of(&l->o),
-                                          .gate = matrix_of(&l->gate),
-                                          .up = matrix_of(&l->up),
-                                          .down = matrix_of(&l->down),
+        layers[i] = (struct device_layer){.q = device_matrix_of(&l->q),
+                                          .k = device_matrix_of(&l->k),
+                                          .v = device_matrix_of(&l->v),
+                                          .o = device_matrix_of(&l->o),
+                                          .gate = device_matrix_of(&l->gate),
+                                          .up = device_matrix_of(&l->up),
+                                          .down = device_matrix_of(&l->down),
                                           .attn_norm = l->attn_norm,
                                           .ffn_norm = l->ffn_norm,
                                           .q_bias = l->q_bias,
@@ -150,8 +144,8 @@ void decoder_device_open(struct decoder *d, const struct model_opts *o)
                                                      .eps = d->eps,
                                                      .rope_step = d->rope_step,
                                                      .layers = layers,
-                                                     .embedding = matrix_of(&d->embedding),
-                                                     .output = matrix_of(&d->output),
+                                                     .embedding = device_matrix_of(&d->embedding),
+                                                     .output = device_matrix_of(&d->output),
                                                      .output_norm = d->output_norm}))
         reason = api->error();
     cairn_free(layers);

@@ -2,9 +2,8 @@
 #ifndef CAIRN_MODEL_DEVICE_HOST_H
 #define CAIRN_MODEL_DEVICE_HOST_H
 
-#include <cairn/model.h>
-
 #include "device.h"
+#include "ops.h"
 
 /* The module of this process, looked for once: $CAIRN_CUDA_MODULE, beside the program, in ../lib/cairn from
  * there, then where libraries are found. It stays loaded. NULL: none, and why says what is missing. */
@@ -16,6 +15,12 @@ CAIRN_MUST_USE enum cairn_err device_load(const struct device_api **out, const c
 const struct device_api *device_wanted(const struct model_opts *o, const char *model);
 /* A model that was to run on the device runs on the CPU: the log's line. */
 void device_refused(const char *model, const char *reason);
+
+static inline struct device_matrix device_matrix_of(const struct weight *w)
+{
+    return (struct device_matrix){
+        .type = (uint32_t)w->type, .n = (uint32_t)w->n, .k = (uint32_t)w->k, .bytes = w->bytes};
+}
 
 struct decoder;
 /* Gives the decoder a device, or logs why it has none. Its weights, pages and rooms are there already. */

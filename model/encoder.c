@@ -485,11 +485,6 @@ enum cairn_err encoder_extra(const struct encoder *e, const char *name, float *o
     return CAIRN_OK;
 }
 
-static struct device_matrix device_matrix_of(const struct weight *w)
-{
-    return (struct device_matrix){
-        .type = (uint32_t)w->type, .n = (uint32_t)w->n, .k = (uint32_t)w->k, .bytes = w->bytes};
-}
 static struct device_dense device_dense_of(const struct dense *d)
 {
     return (struct device_dense){device_matrix_of(&d->w), d->b};

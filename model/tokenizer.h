@@ -128,6 +128,11 @@ int32_t text_table_find(const struct text_table *x, const char *p, size_t len, u
 void text_table_put(struct text_table *x, const char *p, size_t len, uint64_t space, int32_t id,
                     struct cairn_str (*key_of)(const struct tokenizer *, int32_t), const struct tokenizer *t);
 
+/* What tokenizer_from_wordpiece() reads from a file. */
+CAIRN_MUST_USE enum cairn_err tokenizer_from_wordpiece_bytes(struct tokenizer **out, const char *bytes,
+                                                             size_t len, bool lower_case,
+                                                             struct cairn_why *why);
+
 /* Plain text, no specials. Return CAIRN_ENOMEM at most; l->failed says the same. */
 enum cairn_err bpe_encode(const struct tokenizer *t, struct cairn_str text, struct id_list *l,
                           struct cairn_why *why);

@@ -2,6 +2,7 @@
  * are in tests/golden/tokenizer. */
 #include "check.h"
 #include "gguf_writer.h"
+#include "tokenizer.h"
 
 #include <math.h>
 

@@ -76,9 +76,6 @@ CAIRN_MUST_USE enum cairn_err tokenizer_from_gguf(struct tokenizer **out, const 
                                                   struct cairn_why *why); /* copies what it needs */
 CAIRN_MUST_USE enum cairn_err tokenizer_from_wordpiece(struct tokenizer **out, const char *vocab_path,
                                                        bool lower_case, struct cairn_why *why);
-CAIRN_MUST_USE enum cairn_err tokenizer_from_wordpiece_bytes(struct tokenizer **out, const char *bytes,
-                                                             size_t len, bool lower_case,
-                                                             struct cairn_why *why);
 void tokenizer_close(struct tokenizer *t);
 enum tokenizer_flags {
     TOKENIZE_PLAIN = 0,
