@@ -64,6 +64,7 @@ struct service {
     struct model_registry *registry;
     struct cairn_pool *pool;
     struct encoder *encoder[3]; /* EMBEDDER, RERANKER */
+    float embed_baseline;       /* of the embedder; 0: not measured yet */
     struct decoder *decoder;
     char decoder_sha256[65];
     struct retriever *retriever[2][2]; /* [embedder][reranker] */
@@ -182,6 +183,9 @@ enum cairn_err service_generator_with(struct service *s, bool decoder, struct ge
 void service_generator_stats(struct service *s, struct generator_stats *out); /* zero before the first use */
 /* The embedder's name and dim for a new collection; "" and 0 when the service does without. */
 enum cairn_err service_embedder_for_new(struct service *s, char name[96], uint32_t *dim,
+                                        struct cairn_why *why);
+/* The embedder, and the cosine that it gives unrelated sentences: measured once. */
+enum cairn_err service_support_embedder(struct service *s, struct encoder **out, float *baseline,
                                         struct cairn_why *why);
 /* ESTATE unless the collection's vectors come from the loaded embedder. */
 enum cairn_err service_embedder_matches(struct service *s, const struct collection_opts *o,

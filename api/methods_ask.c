@@ -828,7 +828,7 @@ enum cairn_err m_ground_check(struct call *c)
     struct grounding *g = NULL;
     struct ground_sentence *s = NULL;
     size_t n = 0, byte = 0, point = 0;
-    float support = 0;
+    float support = 0, baseline = 0;
     char lang[24] = "english";
     (void)p_str(&c->p, "text", true, 1, GROUND_TEXT_BYTES_MAX, &text);
     (void)p_array(&c->p, "sources", true, GROUND_SOURCES_MAX, &list);
@@ -860,19 +860,23 @@ enum cairn_err m_ground_check(struct call *c)
     }
     if (err)
         return err;
+    if (support_min <= 0)
+        support_min = cairn_config_num(c->s->config, "grounding.support_min");
     if (language.p) {
         memcpy(lang, language.p, language.len);
         lang[language.len] = 0;
     }
     if (service_has_model(c->s, MODEL_EMBEDDER))
-        err = service_encoder(c->s, MODEL_EMBEDDER, &e, c->why);
+        err = service_support_embedder(c->s, &e, &baseline, c->why);
     if (!err)
         err = grounding_open(&g, src, list->size,
                              &(struct ground_opts){.embedder = e,
                                                    .language = lang,
                                                    .question = question,
                                                    .by_hand = !conf_on(c->s, "grounding.trained"),
-                                                   .support_min = (float)support_min},
+                                                   .support_min = (float)support_min,
+                                                   .embed_baseline = baseline,
+                                                   .stop = c->stop},
                              c->why);
     if (!err)
         err = grounding_check_text(g, text, &s, &n, &support, c->why);

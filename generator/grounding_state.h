@@ -93,6 +93,7 @@ struct grounding {
     uint32_t dim;
     float baseline, support_min;
     const struct ground_combiner *combiner; /* BORROWED; NULL: the weights set by hand */
+    const struct cairn_stop *stop;          /* BORROWED, or NULL */
     struct gsource *sources;
     size_t n_sources;
     struct gword *words;

@@ -71,11 +71,13 @@ struct ground_opts {
     struct encoder *embedder;  /* BORROWED; NULL: no embedding support signal */
     const char *language;      /* stemming; NULL: english */
     struct cairn_str question; /* words of the question are not evidence; may be empty */
-    float support_min;         /* 0: config default */
+    float support_min;         /* 0: 0.5; what grounding.support_min says is the caller's to pass */
     float embed_baseline; /* cosine of unrelated sentences under the embedder (grounding_embed_baseline); 0:
                              measured on first use */
     const struct ground_combiner *combiner; /* BORROWED until close; NULL: the shipped one */
     bool by_hand;                           /* none: the weights set by hand alone */
+    const struct cairn_stop
+        *stop; /* BORROWED until close, may be NULL: looked at once a source, once a sentence */
 };
 /* Mean cosine of a few unrelated sentences: what "no similarity" looks like under this model. */
 CAIRN_MUST_USE enum cairn_err grounding_embed_baseline(struct encoder *e, float *out, struct cairn_why *why);
