@@ -436,7 +436,8 @@ static void run_request(struct server *srv, struct request *r)
 
 static bool is_heavy(const struct request *r)
 {
-    return api_method_at((size_t)r->method)->writes || api_method_at((size_t)r->method)->streams;
+    const struct api_method *m = api_method_at((size_t)r->method);
+    return m->writes || m->streams || m->heavy;
 }
 
 /* queue_mu is held. The first that may start: long requests leave one worker to short ones, and writes take

@@ -81,7 +81,8 @@ struct api_method {
     const char *name, *help;
     enum api_role role; /* least role */
     bool writes, streams,
-        control; /* control: answered on the loop thread before any queue (hello, server.health, $/cancel) */
+        control, /* control: answered on the loop thread before any queue (hello, server.health, $/cancel) */
+        heavy;   /* may run long, as what writes or streams may: leaves a worker to short requests */
 };
 size_t api_method_count(void);
 const struct api_method *api_method_at(size_t i);
