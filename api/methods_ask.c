@@ -385,9 +385,10 @@ static bool on_event(void *ctx, const struct answer_event *e)
     } else if (e->kind == ANSWER_EVENT_RESTART) {
         cairn_buf_clear(&a->text);
         a->n_sentence = 0;
-        pk_map(&k, 2);
+        pk_map(&k, 3);
         pk_kcstr(&k, "kind", "restart");
         pk_kuint(&k, "seq", a->seq++);
+        pk_kcstr(&k, "reason", e->reason);
     } else {
         pk_map(&k, 3 + SENTENCE_PAIRS);
         pk_kcstr(&k, "kind", "sentence");
@@ -739,8 +740,7 @@ static void pack_answer(struct ask *a, const char *model, const char *answer_id,
     pack_sources(a, k);
     pack_timings(k, &a->x, w, retrieve_us, cairn_now_us() - from_us);
     metrics_seen(c->s, SEEN_CHANCE, (double)w->evidence.chance);
-    metrics_seen(c->s, SEEN_MARGIN,
-                 w->evidence.chance == w->evidence.chance ? (double)w->evidence.margin : NAN);
+    metrics_seen(c->s, SEEN_MARGIN, (double)w->evidence.margin);
     if (a->q.explain) {
         pack_explain(k, &a->q, &a->x);
         pack_evidence(k, &w->evidence);
