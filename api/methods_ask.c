@@ -153,8 +153,7 @@ static void pack_explain(struct pk *k, const struct query *q, const struct retri
     pk_kcstr(k, "legs", leg_names[q->r.legs == LEG_BOTH ? 0 : q->r.legs == LEG_LEXICAL ? 1 : 2]);
     pk_kcstr(k, "fusion", fusion_names[q->r.fusion >= 0 ? q->r.fusion : (int)o->fusion]);
     pk_knum(k, "dense_weight", isnan(q->dense) ? (double)o->dense_weight : q->dense);
-    pk_knum(k, "rerank_weight",
-            q->r.rerank_weight == RETRIEVE_DEFAULT ? (double)o->rerank_weight : (double)q->r.rerank_weight);
+    pk_knum(k, "rerank_weight", (double)x->rerank_weight);
     pk_kcstr(k, "embedder", o->embedder);
     pk_kuint(k, "dim", x->dim);
     if (x->plan.path) {

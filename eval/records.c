@@ -95,7 +95,7 @@ enum cairn_err records_intervals(const struct records *r, size_t draws, uint64_t
     *out = json_object();
     if (!v || !*out)
         err = cairn_fail(why, CAIRN_ENOMEM, "intervals");
-    for (size_t from = 0, end; from < r->n && !err; from = end) {
+    for (size_t from = 0, end; draws && from < r->n && !err; from = end) {
         struct stats_interval x;
         end = name_end(r, from);
         for (size_t i = from; i < end; i++)

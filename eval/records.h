@@ -24,7 +24,7 @@ CAIRN_MUST_USE enum cairn_err records_read(struct records *r, const char *path, 
 CAIRN_MUST_USE enum cairn_err records_finish(struct records *r, struct cairn_why *why);
 void records_release(struct records *r);
 
-/* {NAME: [low, high]} of each name; after finish. OWNED. */
+/* {NAME: [low, high]} of each name, empty without draws; after finish. OWNED. */
 CAIRN_MUST_USE enum cairn_err records_intervals(const struct records *r, size_t draws, uint64_t seed,
                                                 json_t **out, struct cairn_why *why);
 /* {NAME: {n, before, now, difference, low, high, p, drop}} over the names and units that both have; drop: the
