@@ -174,6 +174,8 @@ static void count_seen(struct call *c, struct cairn_str query, const struct retr
 {
     size_t words = 0;
     double lexical = NAN, dense = NAN, rerank = NAN;
+    if (c->caller->judging)
+        return;
     for (size_t i = 0; i < query.len; i++)
         words += !strchr(" \t\r\n", query.p[i]) && (i == 0 || strchr(" \t\r\n", query.p[i - 1]));
     for (size_t i = 0; i < x->n_hits; i++) {
@@ -738,8 +740,10 @@ static void pack_answer(struct ask *a, const char *model, const char *answer_id,
     pk_kcstr(k, "answer_id", answer_id);
     pack_sources(a, k);
     pack_timings(k, &a->x, w, retrieve_us, cairn_now_us() - from_us);
-    metrics_seen(c->s, SEEN_CHANCE, (double)w->evidence.chance);
-    metrics_seen(c->s, SEEN_MARGIN, (double)w->evidence.margin);
+    if (!c->caller->judging) {
+        metrics_seen(c->s, SEEN_CHANCE, (double)w->evidence.chance);
+        metrics_seen(c->s, SEEN_MARGIN, (double)w->evidence.margin);
+    }
     if (a->q.explain) {
         pack_explain(k, &a->q, &a->x);
         pack_evidence(k, &w->evidence);
@@ -790,7 +794,7 @@ enum cairn_err m_ask(struct call *c)
         goto done;
     const char *model = a->answer.mode == ANSWER_EXTRACT || !a->decoder ? "" : decoder_name(a->decoder);
     char id[25] = "";
-    if (conf_on(c->s, "api.keep_answers") && !c->s->read_only) {
+    if (conf_on(c->s, "api.keep_answers") && !c->s->read_only && !c->caller->judging) {
         struct cairn_why kept = {{0}};
         if (keep_answer(a, &a->answer, model, model[0] ? c->s->decoder_sha256 : "", a->want.seed, id,
                         &kept) != CAIRN_OK) {

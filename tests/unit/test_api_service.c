@@ -161,9 +161,13 @@ static void callers_see_what_their_principals_allow(void **state)
     enum cairn_err err;
     fix_fill(f.s);
     struct cairn_str finance = cairn_str_of("finance"), legal = cairn_str_of("legal");
-    struct api_caller of_finance = {ROLE_USER, &finance, 1, "k1", false},
-                      of_legal = {ROLE_USER, &legal, 1, "k2", false},
-                      nobody = {ROLE_READ_ONLY, NULL, 0, "k3", false};
+    struct api_caller of_finance = {.role = ROLE_USER,
+                                    .principals = &finance,
+                                    .n_principals = 1,
+                                    .key_id = "k1"},
+                      of_legal = {.role = ROLE_USER, .principals = &legal, .n_principals = 1, .key_id = "k2"},
+                      nobody = {
+                          .role = ROLE_READ_ONLY, .principals = NULL, .n_principals = 0, .key_id = "k3"};
     const char *q = "{\"collection\":\"hr\",\"query\":\"salary band four\"}";
     json_t *j = fix_try(f.s, &of_finance, "search", q, NULL, &err, &why);
     CHECK(j && j_len(j, "hits") == 1);

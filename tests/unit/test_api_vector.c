@@ -189,9 +189,10 @@ static void only_allowed_vectors_are_seen(void **state)
     enum cairn_err err;
     fill(f.s);
     struct cairn_str staff = cairn_str_of("staff");
-    struct api_caller of_staff = {ROLE_USER, &staff, 1, "k1", false},
-                      guest = {ROLE_USER, NULL, 0, "k2", false},
-                      reader = {ROLE_READ_ONLY, NULL, 0, "k3", false};
+    struct api_caller of_staff = {.role = ROLE_USER, .principals = &staff, .n_principals = 1, .key_id = "k1"},
+                      guest = {.role = ROLE_USER, .principals = NULL, .n_principals = 0, .key_id = "k2"},
+                      reader = {
+                          .role = ROLE_READ_ONLY, .principals = NULL, .n_principals = 0, .key_id = "k3"};
     const char *q = "{\"collection\":\"v\",\"vector\":[0,0,-1],\"exact\":false,\"explain\":true}";
     json_t *j = fix_try(f.s, &of_staff, "vector.search", q, NULL, &err, &why);
     CHECK(j && j_len(j, "hits") == 3);

@@ -464,6 +464,38 @@ static json_t *call(struct service *s, const struct api_caller *me, const char *
     return v;
 }
 
+static bool count(void *ctx, struct cairn_str key, struct cairn_str bytes)
+{
+    (void)key;
+    (void)bytes;
+    ++*(size_t *)ctx;
+    return true;
+}
+static size_t answers_kept(struct service *s)
+{
+    TEST_WHY;
+    size_t n = 0;
+    struct store_view *v;
+    CHECK_OK(store_view_begin(&v, service_store(s), &why));
+    CHECK_OK(store_record_each(v, "answer", (struct cairn_str){"", 0}, count, &n, &why));
+    store_view_end(v);
+    return n;
+}
+/* Questions and queries that the distributions know. */
+static size_t seen_words(struct service *s, const struct api_caller *me)
+{
+    json_t *v = call(s, me, "server.stats", "{}", 0), *d, *x;
+    const char *name;
+    size_t i, n = 0;
+    json_object_foreach(json_object_get(v, "distributions"), name, d)
+    {
+        if (strstr(name, "words"))
+            json_array_foreach(json_object_get(d, "counts"), i, x) n += (size_t)json_integer_value(x);
+    }
+    json_decref(v);
+    return n;
+}
+
 static void a_running_service_is_judged_with_the_rights_of_the_caller(void **state)
 {
     UNUSED_STATE(state);
@@ -519,13 +551,30 @@ static void a_running_service_is_judged_with_the_rights_of_the_caller(void **sta
     CHECK_NEAR(number(v, "metrics", "contains", NULL), 1, 0);
     CHECK_NEAR(number(v, "metrics", "refusal_accuracy", NULL), 1, 0);
     CHECK_NEAR(number(v, "metrics", "wrong_refusals", NULL), 0, 0);
+    CHECK(!json_object_get(v, "warnings"));
     json_decref(v);
+    v = call(s, &user, "eval.run",
+             "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]},{\"query\":\"y\","
+             "\"relevant\":[\"a\"]}],\"colour\":\"red\"}",
+             0);
+    CHECK_U64_EQ(json_array_size(json_object_get(v, "warnings")), 1); /* of two calls, the same */
+    CHECK(strstr(json_string_value(json_array_get(json_object_get(v, "warnings"), 0)), "colour"));
+    json_decref(v);
+    CHECK_U64_EQ(answers_kept(s), 0);
+    CHECK_U64_EQ(seen_words(s, &local), 0);
+    json_decref(call(s, &user, "ask",
+                     "{\"collection\":\"c\",\"mode\":\"extract\",\"question\":\"When do dogs bark?\"}", 0));
+    CHECK_U64_EQ(answers_kept(s), 1); /* of those that somebody asked */
+    CHECK_U64_EQ(seen_words(s, &local), 1);
     static const char *const bad[] = {
         "{\"collection\":\"c\"}",
         "{\"collection\":\"c\",\"queries\":[]}",
         "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\"}]}",
         "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[3]}]}",
         "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]}],\"k\":0}",
+        "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]}],\"measures\":\"ndcg@5\"}",
+        "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]}],\"measures\":[]}",
+        "{\"collection\":\"c\",\"questions\":[{\"question\":\"x\",\"answers\":[]}],\"measures\":[\"f1\"]}",
         "{\"collection\":\"c\",\"questions\":[{\"question\":\"x\",\"answerable\":true}]}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         call(s, &local, "eval.run", bad[i], CAIRN_EINVAL);

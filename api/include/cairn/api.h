@@ -56,7 +56,8 @@ struct api_caller {
                                            a subset of these */
     size_t n_principals;
     const char *key_id; /* "" = local or open */
-    bool local; /* the command line on the data directory: all rights, may name file paths for doc.sync */
+    bool local;   /* the command line on the data directory: all rights, may name file paths for doc.sync */
+    bool judging; /* a question of eval.run: leaves no answer record, and nothing in the distributions */
 };
 struct api_sink { /* where a call's notifications go */
     /* event: one msgpack map without msgid; BORROWED for the call. Returns false to cancel the call. NULL: no
