@@ -245,8 +245,9 @@ void upkeep_close(struct upkeep *u);
 /* The thread. start may fail; stop is prompt, and fine without a start. */
 enum cairn_err upkeep_start(struct upkeep *u, struct cairn_why *why);
 void upkeep_stop(struct upkeep *u);
-/* One round of the thread's work, for it and for tests. The time in ms until the next is wanted. */
-int64_t upkeep_round(struct upkeep *u);
+/* One round of the thread's work, for it and for tests; now_us: what the clock says, for when a failed merge
+ * is tried again. The time in ms until the next is wanted. */
+int64_t upkeep_round(struct upkeep *u, int64_t now_us);
 /* Whether this vector search is one of the sampled share. */
 bool upkeep_wants(struct upkeep *u);
 /* All COPIED; dropped when the queue is full. */

@@ -358,6 +358,14 @@ static void the_stream_ends_as_the_answer(void **state)
     print_message("%zu told again, %zu refused\n", checked, refused);
     CHECK_GE(checked, 1);
     CHECK_GE(refused, 1);
+    struct generator_stats x;
+    generator_stats_get(gen, &x);
+    CHECK(x.steps >= 36 && x.rows >= x.steps && x.prompt_tokens > 36 * 50 && x.completion_tokens >= 36);
+    CHECK(x.cached_tokens > 0 && x.cached_tokens < x.prompt_tokens && x.accepted <= x.drafted);
+    CHECK(x.running == 0 && x.waiting == 0 && x.rejected == 0);
+    CHECK(x.kv_pages_free <= x.kv_pages && x.kv_page_bytes > 0);
+    generator_stats_get(quoting, &x);
+    CHECK(x.steps == 0 && x.prompt_tokens == 0 && x.kv_pages == 0);
 }
 
 /* Text without a verdict never is part of an answer. */
