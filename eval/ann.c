@@ -38,7 +38,7 @@ static double recall_of(const struct retrieval *found, const struct retrieval *t
     return (double)hits / (double)n;
 }
 
-/* One line a query, as records_read takes them. */
+/* One line a query, as --baseline reads them. */
 static enum cairn_err write_records(const char *path, const struct records *rec, struct cairn_why *why)
 {
     struct cairn_buf b;

@@ -4,6 +4,7 @@
 #define CAIRN_EVAL_RUN_H
 
 #include "internal.h"
+#include "stats.h"
 
 #include <cairn/api.h>
 #include <jansson.h>
@@ -121,7 +122,6 @@ bool file_exists(const char *path);
 /* A sample of n of total indices, ascending; n 0 or more than total: all. The same seed gives the same
  * sample. OWNED. */
 size_t *sample_of(size_t total, uint64_t n, uint64_t seed, size_t *n_out);
-uint64_t lab_rand(uint64_t *state); /* xorshift64* */
 
 void json_put(json_t *o, const char *key, double v); /* null when not finite */
 double seconds_since(int64_t us);                    /* of cairn_now_us() */

@@ -50,8 +50,8 @@ static double conf(const struct generator *g, const char *key)
 
 const char *refusal_name(enum refusal r)
 {
-    static const char *const names[] = {"none",        "no_passages",   "low_relevance",
-                                        "unsupported", "model_refused", "not_permitted"};
+    static const char *const names[] = {"none", "no_passages", "low_relevance", "unsupported",
+                                        "model_refused"};
     return (unsigned)r < sizeof names / sizeof names[0] ? names[r] : "unknown";
 }
 static const char *refusal_text(enum refusal r)
@@ -65,8 +65,6 @@ static const char *refusal_text(enum refusal r)
         return "An answer was written, but the documents do not support it, so it is withheld.";
     case REFUSAL_MODEL:
         return "The documents found do not contain the answer.";
-    case REFUSAL_NOT_PERMITTED:
-        return "You may not ask this.";
     default:
         return "";
     }

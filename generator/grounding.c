@@ -343,7 +343,6 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
     size_t n = g->n_words ? g->n_words : 1, ns = g->n_sents ? g->n_sents : 1, ni = g->n_ids ? g->n_ids : 1;
     g->idf = cairn_calloc(ni, sizeof *g->idf);
     g->slot_of = cairn_calloc(ni, sizeof *g->slot_of);
-    g->opposite = cairn_calloc(ni, sizeof *g->opposite);
     g->hit = cairn_calloc(ns, sizeof *g->hit);
     g->cover = cairn_calloc(ns, sizeof *g->cover);
     g->anchors = cairn_calloc(ns, sizeof *g->anchors);
@@ -358,9 +357,8 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
     g->run_step = cairn_calloc(n, sizeof *g->run_step);
     g->hit_list = cairn_malloc(ns * sizeof *g->hit_list);
     uint32_t *last = cairn_malloc(ni * sizeof *last);
-    if (!g->idf || !g->slot_of || !g->opposite || !g->hit || !g->cover || !g->anchors || !g->marks ||
-        !g->chain_head || !g->chain_next || !g->at_head || !g->at_next || !g->run || !g->run_step ||
-        !g->hit_list || !last) {
+    if (!g->idf || !g->slot_of || !g->hit || !g->cover || !g->anchors || !g->marks || !g->chain_head ||
+        !g->chain_next || !g->at_head || !g->at_next || !g->run || !g->run_step || !g->hit_list || !last) {
         cairn_free(last);
         return cairn_fail(why, CAIRN_ENOMEM, "tables over %zu words of the sources", g->n_words);
     }
@@ -413,11 +411,6 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
                 }
             }
         }
-    }
-    for (size_t i = 0; i < g->n_opposites; i++) {
-        uint32_t id = get_id(g, g->opposite_keys[i]);
-        if (id != NONE && !g->opposite[id])
-            g->opposite[id] = (uint16_t)(i + 1);
     }
     return CAIRN_OK;
 }
@@ -564,7 +557,6 @@ void grounding_close(struct grounding *g)
     cairn_free(g->ids);
     cairn_free(g->idf);
     cairn_free(g->slot_of);
-    cairn_free(g->opposite);
     cairn_free(g->marks);
     cairn_free(g->chain_head);
     cairn_free(g->chain_next);
@@ -1697,7 +1689,7 @@ static float scaled_cosine(const struct grounding *g, const float cosine[GROUND_
  * ----------------------------------------------------------------------------------------------------------------
  */
 
-float grounding_combine(const float f[GF_N], bool with_cosine)
+static float combine(const float f[GF_N], bool with_cosine)
 {
     const float *w = with_cosine ? weights_cosine : weights_plain;
     float z = w[GF_N];
@@ -1959,7 +1951,7 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
             return err;
         all.f[GF_COSINE] = scaled_cosine(g, cosine, mask_all(g));
     }
-    float score = grounding_combine(all.f, with_cosine);
+    float score = combine(all.f, with_cosine);
     if (g->combiner)
         score = 1 - combine_words(g, text, start, end, &all, true);
     score = g->n_sources ? judge(g, &all, score) : 0;
@@ -1976,7 +1968,7 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
             find(g, text, start, end, 1ULL << s, d);
         if (with_cosine)
             d->f[GF_COSINE] = scaled_cosine(g, cosine, 1ULL << s);
-        float p = judge(g, d, grounding_combine(d->f, with_cosine));
+        float p = judge(g, d, combine(d->f, with_cosine));
         single[s] = p;
         if (d->lo != NONE && (p >= g->support_min || d->f[GF_COV2] > 0.3f))
             add_evidence(g, out, s, d, p);

@@ -107,16 +107,9 @@ enum answer_mode { ANSWER_AUTO, ANSWER_GENERATE, ANSWER_EXTRACT };
  * that follow each other, word for word, and its mark. */
 enum answer_rule { ANSWER_RULE_CONFIG, ANSWER_RULE_NONE, ANSWER_RULE_CITATIONS, ANSWER_RULE_QUOTE };
 /* Why there is no answer. Decided from evidence, not by asking the model. */
-enum refusal {
-    REFUSAL_NONE,
-    REFUSAL_NO_PASSAGES,
-    REFUSAL_LOW_RELEVANCE,
-    REFUSAL_UNSUPPORTED,
-    REFUSAL_MODEL,
-    REFUSAL_NOT_PERMITTED
-};
+enum refusal { REFUSAL_NONE, REFUSAL_NO_PASSAGES, REFUSAL_LOW_RELEVANCE, REFUSAL_UNSUPPORTED, REFUSAL_MODEL };
 const char *
-refusal_name(enum refusal r); /* "no_passages", "low_relevance", "unsupported", "model_refused", ... */
+refusal_name(enum refusal r); /* "none", "no_passages", "low_relevance", "unsupported", "model_refused" */
 
 /* What an answer is: cited sentences, or the shortest phrase that answers (a name, a date, a number). */
 enum answer_style { ANSWER_SENTENCES, ANSWER_PHRASE };
