@@ -64,6 +64,7 @@ struct service {
     struct model_registry *registry;
     struct cairn_pool *pool;
     struct encoder *encoder[3]; /* EMBEDDER, RERANKER */
+    float embed_baseline;       /* of the embedder; 0: not measured yet */
     struct decoder *decoder;
     char decoder_sha256[65];
     struct retriever *retriever[2][2]; /* [embedder][reranker] */
@@ -183,6 +184,9 @@ void service_generator_stats(struct service *s, struct generator_stats *out); /*
 /* The embedder's name and dim for a new collection; "" and 0 when the service does without. */
 enum cairn_err service_embedder_for_new(struct service *s, char name[96], uint32_t *dim,
                                         struct cairn_why *why);
+/* The embedder, and the cosine that it gives unrelated sentences: measured once. */
+enum cairn_err service_support_embedder(struct service *s, struct encoder **out, float *baseline,
+                                        struct cairn_why *why);
 /* ESTATE unless the collection's vectors come from the loaded embedder. */
 enum cairn_err service_embedder_matches(struct service *s, const struct collection_opts *o,
                                         struct encoder **e, struct cairn_why *why);
@@ -241,8 +245,9 @@ void upkeep_close(struct upkeep *u);
 /* The thread. start may fail; stop is prompt, and fine without a start. */
 enum cairn_err upkeep_start(struct upkeep *u, struct cairn_why *why);
 void upkeep_stop(struct upkeep *u);
-/* One round of the thread's work, for it and for tests. The time in ms until the next is wanted. */
-int64_t upkeep_round(struct upkeep *u);
+/* One round of the thread's work, for it and for tests; now_us: what the clock says, for when a failed merge
+ * is tried again. The time in ms until the next is wanted. */
+int64_t upkeep_round(struct upkeep *u, int64_t now_us);
 /* Whether this vector search is one of the sampled share. */
 bool upkeep_wants(struct upkeep *u);
 /* All COPIED; dropped when the queue is full. */

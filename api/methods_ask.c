@@ -153,8 +153,7 @@ static void pack_explain(struct pk *k, const struct query *q, const struct retri
     pk_kcstr(k, "legs", leg_names[q->r.legs == LEG_BOTH ? 0 : q->r.legs == LEG_LEXICAL ? 1 : 2]);
     pk_kcstr(k, "fusion", fusion_names[q->r.fusion >= 0 ? q->r.fusion : (int)o->fusion]);
     pk_knum(k, "dense_weight", isnan(q->dense) ? (double)o->dense_weight : q->dense);
-    pk_knum(k, "rerank_weight",
-            q->r.rerank_weight == RETRIEVE_DEFAULT ? (double)o->rerank_weight : (double)q->r.rerank_weight);
+    pk_knum(k, "rerank_weight", (double)x->rerank_weight);
     pk_kcstr(k, "embedder", o->embedder);
     pk_kuint(k, "dim", x->dim);
     if (x->plan.path) {
@@ -175,6 +174,8 @@ static void count_seen(struct call *c, struct cairn_str query, const struct retr
 {
     size_t words = 0;
     double lexical = NAN, dense = NAN, rerank = NAN;
+    if (c->caller->judging)
+        return;
     for (size_t i = 0; i < query.len; i++)
         words += !strchr(" \t\r\n", query.p[i]) && (i == 0 || strchr(" \t\r\n", query.p[i - 1]));
     for (size_t i = 0; i < x->n_hits; i++) {
@@ -385,9 +386,10 @@ static bool on_event(void *ctx, const struct answer_event *e)
     } else if (e->kind == ANSWER_EVENT_RESTART) {
         cairn_buf_clear(&a->text);
         a->n_sentence = 0;
-        pk_map(&k, 2);
+        pk_map(&k, 3);
         pk_kcstr(&k, "kind", "restart");
         pk_kuint(&k, "seq", a->seq++);
+        pk_kcstr(&k, "reason", e->reason);
     } else {
         pk_map(&k, 3 + SENTENCE_PAIRS);
         pk_kcstr(&k, "kind", "sentence");
@@ -738,9 +740,10 @@ static void pack_answer(struct ask *a, const char *model, const char *answer_id,
     pk_kcstr(k, "answer_id", answer_id);
     pack_sources(a, k);
     pack_timings(k, &a->x, w, retrieve_us, cairn_now_us() - from_us);
-    metrics_seen(c->s, SEEN_CHANCE, (double)w->evidence.chance);
-    metrics_seen(c->s, SEEN_MARGIN,
-                 w->evidence.chance == w->evidence.chance ? (double)w->evidence.margin : NAN);
+    if (!c->caller->judging) {
+        metrics_seen(c->s, SEEN_CHANCE, (double)w->evidence.chance);
+        metrics_seen(c->s, SEEN_MARGIN, (double)w->evidence.margin);
+    }
     if (a->q.explain) {
         pack_explain(k, &a->q, &a->x);
         pack_evidence(k, &w->evidence);
@@ -791,7 +794,7 @@ enum cairn_err m_ask(struct call *c)
         goto done;
     const char *model = a->answer.mode == ANSWER_EXTRACT || !a->decoder ? "" : decoder_name(a->decoder);
     char id[25] = "";
-    if (conf_on(c->s, "api.keep_answers") && !c->s->read_only) {
+    if (conf_on(c->s, "api.keep_answers") && !c->s->read_only && !c->caller->judging) {
         struct cairn_why kept = {{0}};
         if (keep_answer(a, &a->answer, model, model[0] ? c->s->decoder_sha256 : "", a->want.seed, id,
                         &kept) != CAIRN_OK) {
@@ -828,7 +831,7 @@ enum cairn_err m_ground_check(struct call *c)
     struct grounding *g = NULL;
     struct ground_sentence *s = NULL;
     size_t n = 0, byte = 0, point = 0;
-    float support = 0;
+    float support = 0, baseline = 0;
     char lang[24] = "english";
     (void)p_str(&c->p, "text", true, 1, GROUND_TEXT_BYTES_MAX, &text);
     (void)p_array(&c->p, "sources", true, GROUND_SOURCES_MAX, &list);
@@ -860,19 +863,23 @@ enum cairn_err m_ground_check(struct call *c)
     }
     if (err)
         return err;
+    if (support_min <= 0)
+        support_min = cairn_config_num(c->s->config, "grounding.support_min");
     if (language.p) {
         memcpy(lang, language.p, language.len);
         lang[language.len] = 0;
     }
     if (service_has_model(c->s, MODEL_EMBEDDER))
-        err = service_encoder(c->s, MODEL_EMBEDDER, &e, c->why);
+        err = service_support_embedder(c->s, &e, &baseline, c->why);
     if (!err)
         err = grounding_open(&g, src, list->size,
                              &(struct ground_opts){.embedder = e,
                                                    .language = lang,
                                                    .question = question,
                                                    .by_hand = !conf_on(c->s, "grounding.trained"),
-                                                   .support_min = (float)support_min},
+                                                   .support_min = (float)support_min,
+                                                   .embed_baseline = baseline,
+                                                   .stop = c->stop},
                              c->why);
     if (!err)
         err = grounding_check_text(g, text, &s, &n, &support, c->why);

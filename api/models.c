@@ -83,6 +83,18 @@ enum cairn_err service_encoder(struct service *s, enum model_role role, struct e
     return err;
 }
 
+enum cairn_err service_support_embedder(struct service *s, struct encoder **out, float *baseline,
+                                        struct cairn_why *why)
+{
+    pthread_mutex_lock(&s->models_mu);
+    enum cairn_err err = encoder_locked(s, MODEL_EMBEDDER, out, why);
+    if (!err && s->embed_baseline <= 0)
+        err = grounding_embed_baseline(*out, &s->embed_baseline, why);
+    *baseline = s->embed_baseline;
+    pthread_mutex_unlock(&s->models_mu);
+    return err;
+}
+
 static enum cairn_err decoder_locked(struct service *s, struct decoder **out, struct cairn_why *why)
 {
     *out = s->decoder;

@@ -415,7 +415,8 @@ static void run_request(struct server *srv, struct request *r)
     if (!err) {
         for (size_t i = 0; i < info->n_principals; i++)
             names[i] = cairn_str_of(info->principals[i]);
-        struct api_caller caller = {info->role, names, info->n_principals, r->key_id, false};
+        struct api_caller caller = {
+            .role = info->role, .principals = names, .n_principals = info->n_principals, .key_id = r->key_id};
         err = service_call(srv->s, &caller, api_method_at((size_t)r->method)->name, r->bytes + r->params_at,
                            r->params_len, &sink, &r->stop, &result, &why);
     }
@@ -436,7 +437,8 @@ static void run_request(struct server *srv, struct request *r)
 
 static bool is_heavy(const struct request *r)
 {
-    return api_method_at((size_t)r->method)->writes || api_method_at((size_t)r->method)->streams;
+    const struct api_method *m = api_method_at((size_t)r->method);
+    return m->writes || m->streams || m->heavy;
 }
 
 /* queue_mu is held. The first that may start: long requests leave one worker to short ones, and writes take

@@ -216,15 +216,16 @@ static void measure_while_idle(struct upkeep *u)
 
 /* ---- merging ---- */
 
-static void merge_if_due(struct upkeep *u)
+static void merge_if_due(struct upkeep *u, int64_t now_us)
 {
     struct service *s = u->s;
     struct cairn_why why = {{0}};
     struct store_view *v;
     uint32_t n_merged = 0;
     uint64_t generation = 0;
-    if (s->read_only || !conf_on(s, "api.merge") || cairn_now_us() < u->retry_us)
+    if (s->read_only || !conf_on(s, "api.merge") || now_us < u->retry_us)
         return;
+    int64_t from = cairn_now_us();
     enum cairn_err err = store_view_begin(&v, s->store, &why);
     if (!err) {
         generation = store_view_generation(v);
@@ -253,15 +254,15 @@ static void merge_if_due(struct upkeep *u)
         wait_ms *= 2;
     if (wait_ms > BACKOFF_MS_MAX)
         wait_ms = BACKOFF_MS_MAX;
-    u->retry_us = cairn_now_us() + wait_ms * 1000;
+    u->retry_us = now_us + cairn_now_us() - from + wait_ms * 1000;
     atomic_fetch_add(&s->metrics.merge_errors, 1);
     if (u->n_failures++ == 0) /* until one succeeds */
         CAIRN_LOG(API, ERROR, "merge failed error=%s why=\"%s\"", cairn_err_name(err), why.text);
 }
 
-int64_t upkeep_round(struct upkeep *u)
+int64_t upkeep_round(struct upkeep *u, int64_t now_us)
 {
-    merge_if_due(u);
+    merge_if_due(u, now_us);
     measure_while_idle(u);
     return ROUND_MS;
 }
@@ -275,7 +276,7 @@ static void *upkeep_main(void *ctx)
     pthread_mutex_lock(&u->mu);
     while (!u->quit) {
         pthread_mutex_unlock(&u->mu);
-        int64_t ms = upkeep_round(u);
+        int64_t ms = upkeep_round(u, cairn_now_us());
         struct timespec at;
         clock_gettime(CLOCK_MONOTONIC, &at);
         at.tv_sec += ms / 1000;

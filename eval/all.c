@@ -111,6 +111,41 @@ static void add_number(struct args *a, const char *name, uint64_t value)
     }
 }
 
+/* DIR/KIND-SET.jsonl; NULL without DIR. OWNED. */
+static char *records_path(const char *dir, const struct part *p)
+{
+    return dir ? cairn_asprintf("%s/%s.jsonl", dir, p->name) : NULL;
+}
+
+static bool wanted(const struct options *o, const struct part *p)
+{
+    return !o->only || strncmp(p->name, o->only, strlen(o->only)) == 0;
+}
+
+/* What is to be compared is there before anything is measured: a comparison of nothing finds no drop. */
+static enum cairn_err baseline_is_whole(const struct options *o, const struct parts *p, struct cairn_why *why)
+{
+    enum cairn_err err = CAIRN_OK;
+    size_t n = 0;
+    if (!o->baseline)
+        return CAIRN_OK;
+    for (size_t i = 0; i < p->n && !err; i++) {
+        if (!wanted(o, &p->at[i]) || strcmp(p->at[i].kind, "grounding") == 0)
+            continue;
+        char *path = records_path(o->baseline, &p->at[i]);
+        n++;
+        if (!path)
+            err = cairn_fail(why, CAIRN_ENOMEM, "path of a baseline");
+        else if (!file_exists(path))
+            err = cairn_fail(why, CAIRN_ENOTFOUND,
+                             "--baseline: no %s; make it by --out over the same sets, or leave the part out "
+                             "with --only",
+                             path);
+        cairn_free(path);
+    }
+    return err || n ? err : cairn_fail(why, CAIRN_EINVAL, "--baseline: no part here can be compared");
+}
+
 static void arguments(struct args *a, const struct options *o, const struct part *p)
 {
     bool grounding = strcmp(p->kind, "grounding") == 0, answers = strcmp(p->kind, "answers") == 0,
@@ -136,14 +171,12 @@ static void arguments(struct args *a, const struct options *o, const struct part
     }
     for (size_t i = 0; i < o->n_conf; i++)
         add_option(a, "conf", o->conf[i]);
-    char *file = o->out && !ann ? cairn_asprintf("%s/%s.jsonl", o->out, p->name) : NULL,
-         *before = o->baseline && !ann ? cairn_asprintf("%s/%s.jsonl", o->baseline, p->name) : NULL;
+    char *file = records_path(o->out, p), *before = records_path(o->baseline, p);
+    a->failed = a->failed || !file != !o->out || !before != !o->baseline;
     add_option(a, "out", file);
-    if (before && file_exists(before)) {
-        add_option(a, "baseline", before);
-        if (o->fail_on_drop)
-            add_arg(a, cairn_strdup("--fail-on-drop"));
-    }
+    add_option(a, "baseline", before);
+    if (before && o->fail_on_drop)
+        add_arg(a, cairn_strdup("--fail-on-drop"));
     cairn_free(file);
     cairn_free(before);
 }
@@ -202,30 +235,31 @@ static enum cairn_err run_part(const struct options *o, const struct part *p, js
 }
 
 static const struct option_row rows[] = {
-    {"sets",         "DIR",                       "directory of sets, each a directory",                                O_TEXT,                  offsetof(struct options, set)         },
-    {"only",         "NAME",                      "only parts whose names (KIND-SET) begin so",                         O_TEXT,                  offsetof(struct options, only)        },
-    {"report",       "FILE",                      "write an HTML page of all results",                                  O_TEXT,                  offsetof(struct options, svg)         },
-    {"out",          "DIR",                       "records of each part, DIR/KIND-SET.jsonl, and DIR/results.jsonl",    O_TEXT,
-     offsetof(struct options,                                                                                                                                             out)         },
-    {"baseline",     "DIR",                       "compare with the --out of an earlier run",                           O_TEXT,
-     offsetof(struct options,                                                                                                                                             baseline)    },
-    {"fail-on-drop", NULL,                        "exit 1 when a measure of any part fell and its interval is below 0", O_FLAG,
-     offsetof(struct options,                                                                                                                                             fail_on_drop)},
-    {"sample",       "N",                         "at most N queries or questions of each set, drawn by --seed",        O_WHOLE,
-     offsetof(struct options,                                                                                                                                             sample)      },
-    {"seed",         "S",                         "of samples and intervals",                                           O_WHOLE,                 offsetof(struct options, seed)        },
-    {"mode",         "MODE",                      "of answers: auto, generate or extract",                              O_TEXT,                  offsetof(struct options, mode)        },
-    {"data",         "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                O_TEXT,
-     offsetof(struct options,                                                                                                                                             data)        },
-    {"models",       "DIR",                       "directory of models",                                                O_TEXT,                  offsetof(struct options, models)      },
-    {"profile",      "NAME",                      "standard or small: take this profile's models",                      O_TEXT,
-     offsetof(struct options,                                                                                                                                             profile)     },
-    {"embedder",     "NAME",                      "embedding model, or none",                                           O_TEXT,                  offsetof(struct options, embedder)    },
-    {"reranker",     "NAME",                      "pair model, or none",                                                O_TEXT,                  offsetof(struct options, reranker)    },
-    {"generator",    "NAME",                      "generator, or none",                                                 O_TEXT,                  offsetof(struct options, generator)   },
-    {"threads",      "N",                         "compute threads (default: cores)",                                   O_WHOLE,                 offsetof(struct options, threads)     },
-    {"conf",         "KEY=VALUE",                 "a setting; may be repeated",                                         O_CONF,                  0                      },
-    {"json",          NULL, "one JSON object on stdout",                                                               O_FLAG, offsetof(struct options,                   json)             },
+    {"sets",         "DIR",                       "directory of sets, each a directory",                                           O_TEXT,                  offsetof(struct options, set)         },
+    {"only",         "NAME",                      "only parts whose names (KIND-SET) begin so",                                    O_TEXT,                  offsetof(struct options, only)        },
+    {"report",       "FILE",                      "write an HTML page of all results",                                             O_TEXT,                  offsetof(struct options, svg)         },
+    {"out",          "DIR",                       "records of each part but grounding, DIR/KIND-SET.jsonl, and DIR/results.jsonl", O_TEXT,
+     offsetof(struct options,                                                                                                                                                        out)         },
+    {"baseline",     "DIR",                       "compare retrieval, ann and answers with the --out of an earlier run",           O_TEXT,
+     offsetof(struct options,                                                                                                                                                        baseline)    },
+    {"fail-on-drop", NULL,
+     "with --baseline: exit 1 when a measure of a part fell and its interval is below 0",                                          O_FLAG,
+     offsetof(struct options,                                                                                                                                                        fail_on_drop)},
+    {"sample",       "N",                         "at most N queries or questions of each set, drawn by --seed",                   O_WHOLE,
+     offsetof(struct options,                                                                                                                                                        sample)      },
+    {"seed",         "S",                         "of samples and intervals",                                                      O_WHOLE,                 offsetof(struct options, seed)        },
+    {"mode",         "MODE",                      "of answers: auto, generate or extract",                                         O_TEXT,                  offsetof(struct options, mode)        },
+    {"data",         "DIR",                       "where stores are kept (default ~/.cache/cairn/eval)",                           O_TEXT,
+     offsetof(struct options,                                                                                                                                                        data)        },
+    {"models",       "DIR",                       "directory of models",                                                           O_TEXT,                  offsetof(struct options, models)      },
+    {"profile",      "NAME",                      "standard or small: take this profile's models",                                 O_TEXT,
+     offsetof(struct options,                                                                                                                                                        profile)     },
+    {"embedder",     "NAME",                      "embedding model, or none",                                                      O_TEXT,                  offsetof(struct options, embedder)    },
+    {"reranker",     "NAME",                      "pair model, or none",                                                           O_TEXT,                  offsetof(struct options, reranker)    },
+    {"generator",    "NAME",                      "generator, or none",                                                            O_TEXT,                  offsetof(struct options, generator)   },
+    {"threads",      "N",                         "compute threads (default: cores)",                                              O_WHOLE,                 offsetof(struct options, threads)     },
+    {"conf",         "KEY=VALUE",                 "a setting; may be repeated",                                                    O_CONF,                  0                      },
+    {"json",          NULL, "one JSON object on stdout",                                                                          O_FLAG, offsetof(struct options,                   json)             },
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 
@@ -271,10 +305,12 @@ int eval_all(int argc, char **argv)
         find_parts(p, o.set, !o.embedder || strcmp(o.embedder, "none") != 0);
     if (!err && !p->n)
         err = cairn_fail(&why, CAIRN_ENOTFOUND, "--sets %s: holds no set that is known", o.set);
-    for (size_t i = 0; i < p->n && !err; i++) {
+    if (!err)
+        err = baseline_is_whole(&o, p, &why);
+    for (size_t i = 0; !err && i < p->n; i++) {
         json_t *result;
         int part = FAILED;
-        if (o.only && strncmp(p->at[i].name, o.only, strlen(o.only)) != 0)
+        if (!wanted(&o, &p->at[i]))
             continue;
         err = run_part(&o, &p->at[i], &result, &part, &why);
         if (err)

@@ -38,6 +38,26 @@ static double recall_of(const struct retrieval *found, const struct retrieval *t
     return (double)hits / (double)n;
 }
 
+/* One line a query, as --baseline reads them. */
+static enum cairn_err write_records(const char *path, const struct records *rec, struct cairn_why *why)
+{
+    struct cairn_buf b;
+    cairn_buf_init(&b, EVAL_FILE_MAX);
+    for (size_t i = 0; i < rec->n; i++) {
+        json_t *v = json_pack("{s:s, s:{s:f}}", "unit", rec->rows[i].unit, "values", rec->rows[i].name,
+                              rec->rows[i].value);
+        char *line = v ? json_dumps(v, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
+        if (!line || !cairn_buf_printf(&b, "%s\n", line))
+            b.failed = true;
+        free(line); /* jansson's */
+        json_decref(v);
+    }
+    enum cairn_err err =
+        b.failed ? cairn_fail(why, CAIRN_ENOMEM, "records") : cairn_write_file(path, b.bytes, b.len, why);
+    cairn_buf_release(&b);
+    return err;
+}
+
 static int ann_run(const struct options *o)
 {
     struct retrieval_set s = {0};
@@ -91,13 +111,16 @@ static int ann_run(const struct options *o)
                            "n_documents", (json_int_t)s.n_docs);
         if (!o->json) {
             const json_t *x = json_object_get(intervals, "recall");
-            printf("%s: %zu documents, %zu queries, path %s\nrecall@%d %.4f [%.4f, %.4f], %.0f us a search, "
-                   "exact %.0f us\n",
-                   s.name, s.n_docs, s.n_queries, path ? path : "none", (int)o->k, sum / n,
-                   json_real_value(json_array_get(x, 0)), json_real_value(json_array_get(x, 1)),
-                   (double)us[0] / n, (double)us[1] / n);
+            printf("%s: %zu documents, %zu queries, path %s\nrecall@%d %.4f", s.name, s.n_docs, s.n_queries,
+                   path ? path : "none", (int)o->k, sum / n);
+            if (x)
+                printf(" [%.4f, %.4f]", json_real_value(json_array_get(x, 0)),
+                       json_real_value(json_array_get(x, 1)));
+            printf(", %.0f us a search, exact %.0f us\n", (double)us[0] / n, (double)us[1] / n);
         }
         err = records_against(o, &rec, result, &code, &why);
+        if (!err && o->out)
+            err = write_records(o->out, &rec, &why);
     }
     int printed = err ? tell_err(o, err, &why) : o->json ? print_json(o, result) : finish_output(o);
     code = code ? code : printed;
@@ -112,14 +135,15 @@ static int ann_run(const struct options *o)
 }
 
 static const struct option_row rows[] = {
-    {"set",    "DIR", "a judged set, as `cairn eval retrieval` reads it",    O_TEXT,  offsetof(struct options, set)   },
-    {"k",      "N",   "neighbours (default 10)",                             O_WHOLE, offsetof(struct options, k)     },
-    {"sample", "N",   "only N of the judged queries, drawn by --seed",       O_WHOLE,
-     offsetof(struct options,                                                                                  sample)},
-    {"seed",   "S",   "of the sample (default 0)",                           O_WHOLE, offsetof(struct options, seed)  },
+    {"set",    "DIR",  "a judged set, as `cairn eval retrieval` reads it",    O_TEXT,  offsetof(struct options, set)   },
+    {"k",      "N",    "neighbours (default 10)",                             O_WHOLE, offsetof(struct options, k)     },
+    {"sample", "N",    "only N of the judged queries, drawn by --seed",       O_WHOLE,
+     offsetof(struct options,                                                                                   sample)},
+    {"seed",   "S",    "of the sample (default 0)",                           O_WHOLE, offsetof(struct options, seed)  },
+    {"out",    "FILE", "one JSON line for each query: its recall",            O_TEXT,  offsetof(struct options, out)   },
     OPTIONS_BASELINE,
-    {"data",   "DIR", "where stores are kept (default ~/.cache/cairn/eval)", O_TEXT,
-     offsetof(struct options,                                                                                  data)  },
+    {"data",   "DIR",  "where stores are kept (default ~/.cache/cairn/eval)", O_TEXT,
+     offsetof(struct options,                                                                                   data)  },
     OPTIONS_MODELS,
     OPTIONS_RUN,
 };

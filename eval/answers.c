@@ -978,7 +978,8 @@ static int print_result(struct state *x, const struct options *o, double seconds
     print_tally(&x->all);
     const char *name;
     json_t *at;
-    printf("95 %% intervals:");
+    if (json_object_size(intervals))
+        printf("95 %% intervals:");
     json_object_foreach(intervals, name, at)
         printf(" %s [%.3f, %.3f]", name, json_real_value(json_array_get(at, 0)),
                json_real_value(json_array_get(at, 1)));

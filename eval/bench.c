@@ -127,30 +127,6 @@ static enum cairn_err bench_put(struct bench *x, struct bench_service *b, const 
 
 /* ---- search ---- */
 
-struct texts {
-    char **v;
-    size_t n, cap;
-};
-static void texts_free(struct texts *t)
-{
-    for (size_t i = 0; i < t->n; i++)
-        cairn_free(t->v[i]);
-    cairn_free(t->v);
-}
-static enum cairn_err add_question(void *ctx, json_t *o, size_t line, struct cairn_why *why)
-{
-    struct texts *t = ctx;
-    const char *q = text_of(o, "question");
-    (void)line;
-    if (!q)
-        return cairn_fail(why, CAIRN_EINVAL, "no \"question\"");
-    char *copy = eval_grow((void **)&t->v, &t->cap, t->n + 1, sizeof *t->v) ? cairn_strdup(q) : NULL;
-    if (!copy)
-        return cairn_fail(why, CAIRN_ENOMEM, "questions");
-    t->v[t->n++] = copy;
-    return CAIRN_OK;
-}
-
 /* Questions in the words of the synthetic documents: 8 words, common ones among them. */
 static enum cairn_err synthetic_queries(struct texts *t, uint64_t seed, struct cairn_why *why)
 {
@@ -505,7 +481,7 @@ static enum cairn_err bench_run(struct bench *x, struct cairn_why *why)
         err =
             cairn_fail(why, CAIRN_ENOTFOUND, "%s or %s: not there; --kb names the documents", kb, questions);
     if (!err)
-        err = each_json(questions, add_question, &q, why);
+        err = questions_read(&q, questions, why);
     if (!err)
         err = lab_open(&b, o, dir, true, why);
     if (!err)

@@ -21,25 +21,6 @@ struct asked {
     char *text[ANSWERED_MAX]; /* OWNED, of the cold ones */
     size_t question[ANSWERED_MAX], n, n_asked, same;
 };
-struct questions {
-    char **v; /* OWNED */
-    size_t n, cap;
-};
-
-static enum cairn_err add_question(void *ctx, json_t *o, size_t line, struct cairn_why *why)
-{
-    struct questions *q = ctx;
-    const char *text = text_of(o, "question");
-    (void)line;
-    if (!text)
-        return cairn_fail(why, CAIRN_EINVAL, "no \"question\"");
-    char *copy = eval_grow((void **)&q->v, &q->cap, q->n + 1, sizeof *q->v) ? cairn_strdup(text) : NULL;
-    if (!copy)
-        return cairn_fail(why, CAIRN_ENOMEM, "questions");
-    q->v[q->n++] = copy;
-    return CAIRN_OK;
-}
-
 static double number(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }
 
 /* *answer is NULL when it is a refusal. */
@@ -101,8 +82,7 @@ static enum cairn_err open_service(struct bench_service *b, const struct options
 }
 
 static enum cairn_err ask_guessing(const struct options *o, const char *dir, const char *kb,
-                                   const struct questions *q, size_t want, struct asked *x,
-                                   struct cairn_why *why)
+                                   const struct texts *q, size_t want, struct asked *x, struct cairn_why *why)
 {
     struct bench_service b = {0};
     enum cairn_err err = open_service(&b, o, dir, kb, why);
@@ -127,7 +107,7 @@ static enum cairn_err ask_guessing(const struct options *o, const char *dir, con
 }
 
 static enum cairn_err ask_plainly(const struct options *o, const char *dir, const char *kb,
-                                  const struct questions *q, struct asked *x, struct cairn_why *why)
+                                  const struct texts *q, struct asked *x, struct cairn_why *why)
 {
     struct bench_service b = {0};
     struct options plain = *o;
@@ -184,13 +164,13 @@ int bench_answers(int argc, char **argv)
     const char *kb = o.kb ? o.kb : "data/kb";
     char *dir = lab_dir(&o, "bench-answers", (const char *const[]){kb, NULL}),
          *path = cairn_asprintf("%s/../questions.jsonl", kb);
-    struct questions q = {0};
+    struct texts q = {0};
     struct asked *x = cairn_calloc(1, sizeof *x);
     size_t want = o.sample && o.sample < ANSWERED_MAX ? (size_t)o.sample : ANSWERED_MAX;
     run_watch();
     enum cairn_err err = dir && path && x ? CAIRN_OK : cairn_fail(&why, CAIRN_ENOMEM, "paths");
     if (!err)
-        err = each_json(path, add_question, &q, &why);
+        err = questions_read(&q, path, &why);
     if (!err)
         err = ask_guessing(&o, dir, kb, &q, want, x, &why);
     if (!err)
@@ -211,9 +191,7 @@ int bench_answers(int argc, char **argv)
     }
     for (size_t i = 0; x && i < x->n; i++)
         cairn_free(x->text[i]);
-    for (size_t i = 0; i < q.n; i++)
-        cairn_free(q.v[i]);
-    cairn_free(q.v);
+    texts_free(&q);
     cairn_free(x);
     cairn_free(dir);
     cairn_free(path);

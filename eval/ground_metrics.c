@@ -10,34 +10,21 @@
  * other folds, and all answers of a source are in one fold. The bootstrap draws sources, because answers to
  * one source resemble each other; it weighs sorted answers instead of copying them, so a draw is linear. */
 #include "ground_metrics.h"
+#include "stats.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-static uint64_t next(uint64_t *s) /* xorshift64*, as lab_rand: the same draws everywhere */
-{
-    *s ^= *s >> 12;
-    *s ^= *s << 25;
-    *s ^= *s >> 27;
-    return *s * 0x2545F4914F6CDD1DULL;
-}
-
-static uint64_t seeded(uint64_t seed)
-{
-    uint64_t s = seed * 0x9E3779B97F4A7C15ULL + 0xD1B54A32D192ED03ULL;
-    return s ? s : 1;
-}
-
 enum cairn_err gm_folds(uint8_t *fold, size_t n, uint64_t seed, struct cairn_why *why)
 {
-    uint64_t state = seeded(seed);
+    uint64_t state = lab_seed(seed);
     size_t *order = cairn_reallocarray(NULL, n ? n : 1, sizeof *order);
     if (!order)
         return cairn_fail(why, CAIRN_ENOMEM, "folds of %zu sources", n);
     for (size_t i = 0; i < n; i++)
         order[i] = i;
     for (size_t i = n; i > 1; i--) {
-        size_t k = (size_t)(next(&state) % i), x = order[i - 1];
+        size_t k = (size_t)(lab_rand(&state) % i), x = order[i - 1];
         order[i - 1] = order[k];
         order[k] = x;
     }
@@ -99,7 +86,7 @@ static double cut_off(const struct row *r, size_t n, const uint8_t *fold, uint8_
 }
 
 /* Isotonic regression by pooling neighbours, of the rows outside the fold, then looked up for those inside:
- * the pool of the nearest training score at or above. pool has n rows. */
+ * the pool of the nearest training score at or below, the lowest one beneath all. pool has n rows. */
 struct pool {
     double lowest, weight, hits;
 };
@@ -281,13 +268,13 @@ enum cairn_err gm_measure(const struct gm_set *s, bool probability, size_t draws
     measure(s, raw, cal, probability, w, out->value);
     for (int m = 0; m < GM_N; m++)
         out->low[m] = out->high[m] = NAN;
-    uint64_t state = seeded(seed);
+    uint64_t state = lab_seed(seed);
     for (size_t d = 0; d < draws; d++) {
         double v[GM_N];
         for (size_t i = 0; i < s->n_sources; i++)
             w[i] = 0;
         for (size_t i = 0; i < s->n_sources; i++)
-            w[(size_t)(next(&state) % s->n_sources)]++;
+            w[(size_t)(lab_rand(&state) % s->n_sources)]++;
         measure(s, raw, cal, probability, w, v);
         for (size_t m = 0; m < GM_N; m++)
             all[m * draws + d] = v[m];

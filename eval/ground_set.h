@@ -44,6 +44,8 @@ CAIRN_MUST_USE enum cairn_err ground_set_text(struct ground_set *s, uint32_t sou
                                               const char *text, bool positive, struct cairn_why *why);
 CAIRN_MUST_USE enum cairn_err ground_set_mark(struct ground_set *s, size_t start, size_t end,
                                               struct cairn_why *why);
+/* on[byte]: is it under a mark? The number of code points that are. */
+size_t marks_unite(const struct judged_text *t, bool *on, size_t bytes);
 /* A checker for text number `text` over the passages of `source` (its own, or another's). */
 CAIRN_MUST_USE enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s, size_t text,
                                               uint32_t source, const struct ground_combiner *combiner,

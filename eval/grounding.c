@@ -1,7 +1,8 @@
 /* eval/grounding.c - `cairn eval grounding`: the checker against what people marked.
  *
  * Layouts, told apart by the files: RAGTruth (sources.jsonl, responses.jsonl), WiCE (claims.jsonl), BEGIN
- * (begin_dev_*.jsonl), SummEdits (*.documents.jsonl, *.summaries.jsonl). Positive is "something here is not
+ * (begin_dev_*.jsonl), Factcheck-GPT (stance.jsonl), SummEdits (*.documents.jsonl,
+ * *.summaries.jsonl). Positive is "something here is not
  * supported": any marked span; a claim not fully supported; a reply not fully attributable (generic ones
  * too, as TRUE counts them); a summary with label 0. The unit of splitting and drawing is the source: the
  * passages of a question, the cited page, the knowledge, the document.
@@ -472,8 +473,7 @@ static void verdicts_release(struct verdicts *v)
     *v = (struct verdicts){0};
 }
 
-/* Which bytes people marked, and the number of code points that is. */
-static size_t marks_unite(const struct judged_text *t, bool *on, size_t bytes)
+size_t marks_unite(const struct judged_text *t, bool *on, size_t bytes)
 {
     size_t n = 0, point = 0;
     for (size_t b = 0; b < bytes; b++) {
@@ -756,7 +756,8 @@ int ground_set_report(const struct options *o, struct ground_set *s,
 }
 
 static const struct option_row rows[] = {
-    {"set",     "DIR",  "RAGTruth, WiCE, BEGIN or SummEdits files",                             O_TEXT,  offsetof(struct options, set)   },
+    {"set",     "DIR",  "RAGTruth, WiCE, BEGIN, Factcheck-GPT or SummEdits files",              O_TEXT,
+     offsetof(struct options,                                                                                                     set)   },
     {"suite",   "NAME", "edits: single edits in the set's clean texts; extracts: copies; time", O_TEXT,
      offsetof(struct options,                                                                                                     mode)  },
     {"by-hand", NULL,   "the weights set by hand alone",                                        O_FLAG,  offsetof(struct options, both)  },

@@ -77,6 +77,11 @@ int options_read(struct options *o, const struct option_row *rows, size_t n, int
         if (code)
             return code;
     }
+    if (o->backend && model_backend_by_name(o->backend) == BACKEND_AUTO && strcmp(o->backend, "auto") != 0)
+        return tell(o, USAGE, "unknown backend \"%s\"; auto, scalar, blas, avx2, avx512 or cuda", o->backend);
+    for (size_t k = 0; k < n; k++)
+        if (strcmp(rows[k].name, "fail-on-drop") == 0 && o->fail_on_drop && !o->baseline)
+            return tell(o, USAGE, "--fail-on-drop compares with a baseline; name it");
     return DONE;
 }
 
@@ -356,6 +361,33 @@ enum cairn_err lab_call(struct bench_service *b, const struct options *o, const 
 
 /* ---- files, samples, output ---- */
 
+static enum cairn_err add_question(void *ctx, json_t *o, size_t line, struct cairn_why *why)
+{
+    struct texts *t = ctx;
+    const char *q = text_of(o, "question");
+    (void)line;
+    if (!q)
+        return cairn_fail(why, CAIRN_EINVAL, "no \"question\"");
+    char *copy = eval_grow((void **)&t->v, &t->cap, t->n + 1, sizeof *t->v) ? cairn_strdup(q) : NULL;
+    if (!copy)
+        return cairn_fail(why, CAIRN_ENOMEM, "questions");
+    t->v[t->n++] = copy;
+    return CAIRN_OK;
+}
+
+enum cairn_err questions_read(struct texts *t, const char *path, struct cairn_why *why)
+{
+    enum cairn_err err = each_json(path, add_question, t, why);
+    return err || t->n ? err : cairn_fail(why, CAIRN_EINVAL, "%s: no question in it", path);
+}
+
+void texts_free(struct texts *t)
+{
+    for (size_t i = 0; i < t->n; i++)
+        cairn_free(t->v[i]);
+    cairn_free(t->v);
+}
+
 const char *text_of(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
 
 bool file_exists(const char *path)
@@ -396,14 +428,6 @@ enum cairn_err each_json(const char *path,
     }
     cairn_free(text);
     return err;
-}
-
-uint64_t lab_rand(uint64_t *s)
-{
-    *s ^= *s >> 12;
-    *s ^= *s << 25;
-    *s ^= *s >> 27;
-    return *s * 0x2545F4914F6CDD1DULL;
 }
 
 static int by_index(const void *a, const void *b)

@@ -8,14 +8,29 @@
 
 #define UNITS_MAX 2000u
 #define DRAWS 1000u
+#define WARNINGS_MAX 16u
 
 struct live {
     struct service *s;
-    const struct api_caller *me;
+    struct api_caller me;
     const struct cairn_stop *stop;
-    json_t *rest; /* parameters of each call */
+    json_t *rest;     /* parameters of each call */
+    json_t *warnings; /* of the calls, each once */
     struct records rec;
 };
+
+static void take_warnings(struct live *x, const json_t *result)
+{
+    const json_t *list = json_object_get(result, "warnings");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        json_t *w = json_array_get(list, i);
+        bool known = json_array_size(x->warnings) >= WARNINGS_MAX;
+        for (size_t k = 0; k < json_array_size(x->warnings) && !known; k++)
+            known = json_equal(json_array_get(x->warnings, k), w);
+        if (!known)
+            json_array_append(x->warnings, w);
+    }
+}
 
 static enum cairn_err ask(struct live *x, const char *method, const char *key, json_t *value, json_t **result,
                           struct cairn_why *why)
@@ -34,11 +49,12 @@ static enum cairn_err ask(struct live *x, const char *method, const char *key, j
     free(dumped); /* jansson's */
     json_decref(p);
     if (!err)
-        err = service_call(x->s, x->me, method, packed.bytes, packed.len, NULL, x->stop, &answer, why);
+        err = service_call(x->s, &x->me, method, packed.bytes, packed.len, NULL, x->stop, &answer, why);
     if (!err)
         err = api_msgpack_to_json(answer.bytes, answer.len, false, &text, why);
     if (!err && !(*result = json_loadb(text.bytes, text.len, JSON_ALLOW_NUL, NULL)))
         err = cairn_fail(why, CAIRN_ENOMEM, "result of %s", method);
+    take_warnings(x, *result);
     cairn_buf_release(&packed);
     cairn_buf_release(&answer);
     cairn_buf_release(&text);
@@ -199,7 +215,7 @@ static enum cairn_err run_questions(struct live *x, const json_t *questions, str
     return err;
 }
 
-/* {n, metrics: {NAME: mean}, intervals: {NAME: [low, high]}} */
+/* {n, metrics: {NAME: mean}, intervals: {NAME: [low, high]}}, and warnings when there are any */
 static enum cairn_err put_result(const struct live *x, size_t n, struct cairn_buf *result,
                                  struct cairn_why *why)
 {
@@ -215,6 +231,8 @@ static enum cairn_err put_result(const struct live *x, size_t n, struct cairn_bu
     json_t *v =
         err ? NULL
             : json_pack("{s:I, s:O, s:O}", "n", (json_int_t)n, "metrics", metrics, "intervals", intervals);
+    if (v && json_array_size(x->warnings))
+        json_object_set(v, "warnings", x->warnings);
     char *text = v ? json_dumps(v, JSON_COMPACT) : NULL;
     if (!err)
         err = text ? api_json_to_msgpack(text, strlen(text), result, why)
@@ -237,7 +255,8 @@ enum cairn_err eval_live(struct service *s, const struct api_caller *me, const v
     cairn_buf_release(&text);
     if (!err && !json_is_object(p))
         err = cairn_fail(why, CAIRN_EINVAL, "eval.run: parameters are a map");
-    struct live x = {.s = s, .me = me, .stop = stop, .rest = p};
+    struct live x = {.s = s, .me = *me, .stop = stop, .rest = p, .warnings = json_array()};
+    x.me.judging = true;
     json_t *queries = json_incref(json_object_get(p, "queries")),
            *questions = json_incref(json_object_get(p, "questions")),
            *measures = json_incref(json_object_get(p, "measures"));
@@ -245,6 +264,11 @@ enum cairn_err eval_live(struct service *s, const struct api_caller *me, const v
     if (!err && (json_is_array(queries) == json_is_array(questions) || !n || n > UNITS_MAX))
         err = cairn_fail(why, CAIRN_EINVAL, "eval.run wants either queries or questions, 1 to %u of them",
                          UNITS_MAX);
+    if (!err && measures && !json_is_null(measures) && (questions || !json_array_size(measures)))
+        err = questions
+                  ? cairn_fail(why, CAIRN_EINVAL,
+                               "param measures: of queries; questions give f1, em, contains and refusals")
+                  : cairn_fail(why, CAIRN_EINVAL, "param measures: want names, as [\"ndcg@10\"]");
     static const char *const ours[] = {"queries", "questions", "measures", "deadline_ms"};
     for (size_t i = 0; i < sizeof ours / sizeof ours[0] && !err; i++)
         json_object_del(p, ours[i]);
@@ -258,6 +282,7 @@ enum cairn_err eval_live(struct service *s, const struct api_caller *me, const v
     json_decref(queries);
     json_decref(questions);
     json_decref(measures);
+    json_decref(x.warnings);
     json_decref(p);
     return err;
 }

@@ -481,22 +481,3 @@ void eval_means(const struct eval_qrels *q, const struct eval_run *r, const stru
     if (n_queries)
         *n_queries = count;
 }
-
-/* ---- citations ---- */
-
-void eval_citations(const struct eval_cited *s, size_t n, double *precision, double *recall)
-{
-    size_t supported = 0, counted = 0, all = 0;
-    for (size_t i = 0; i < n; i++) {
-        all += s[i].n;
-        if (!s[i].n || !s[i].joined)
-            continue;
-        supported++;
-        for (size_t c = 0; c < s[i].n; c++) {
-            bool alone = s[i].alone && s[i].n > 1 ? s[i].alone[c] : true;
-            counted += alone || !(s[i].rest && s[i].rest[c]);
-        }
-    }
-    *precision = all ? (double)counted / (double)all : 0;
-    *recall = n ? (double)supported / (double)n : 0;
-}

@@ -45,7 +45,8 @@ static enum cairn_err read_line(void *ctx, json_t *o, size_t line, struct cairn_
     return err;
 }
 
-enum cairn_err records_read(struct records *r, const char *path, struct cairn_why *why)
+/* Lines of other kinds of record are CAIRN_EINVAL. */
+static enum cairn_err records_read(struct records *r, const char *path, struct cairn_why *why)
 {
     enum cairn_err err = each_json(path, read_line, r, why);
     return err ? err : records_finish(r, why);
@@ -95,7 +96,7 @@ enum cairn_err records_intervals(const struct records *r, size_t draws, uint64_t
     *out = json_object();
     if (!v || !*out)
         err = cairn_fail(why, CAIRN_ENOMEM, "intervals");
-    for (size_t from = 0, end; from < r->n && !err; from = end) {
+    for (size_t from = 0, end; draws && from < r->n && !err; from = end) {
         struct stats_interval x;
         end = name_end(r, from);
         for (size_t i = from; i < end; i++)
@@ -117,8 +118,10 @@ static bool less_is_better(const char *name)
     return strncmp(name, "wrong", 5) == 0 || strncmp(name, "leak", 4) == 0 || strncmp(name, "false", 5) == 0;
 }
 
-enum cairn_err records_compare(const struct records *before, const struct records *now, size_t draws,
-                               uint64_t seed, json_t **out, size_t *drops, struct cairn_why *why)
+/* {NAME: {n, before, now, difference, low, high, p, drop}} over the names and units that both have; drop: the
+ * interval lies below 0. *drops counts them. Both finished. OWNED. */
+static enum cairn_err records_compare(const struct records *before, const struct records *now, size_t draws,
+                                      uint64_t seed, json_t **out, size_t *drops, struct cairn_why *why)
 {
     enum cairn_err err = CAIRN_OK;
     size_t most = before->n < now->n ? before->n : now->n;

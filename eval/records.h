@@ -4,7 +4,6 @@
 #define CAIRN_EVAL_RECORDS_H
 
 #include "run.h"
-#include "stats.h"
 
 #define RECORDS_MAX 20000000u
 
@@ -18,20 +17,13 @@ struct records { /* zeroed: empty */
 };
 CAIRN_MUST_USE enum cairn_err records_add(struct records *r, const char *unit, const char *name, double value,
                                           struct cairn_why *why);
-/* Lines of other kinds of record are CAIRN_EINVAL. */
-CAIRN_MUST_USE enum cairn_err records_read(struct records *r, const char *path, struct cairn_why *why);
 /* Orders by name, then unit; a unit twice under one name is CAIRN_EINVAL. */
 CAIRN_MUST_USE enum cairn_err records_finish(struct records *r, struct cairn_why *why);
 void records_release(struct records *r);
 
-/* {NAME: [low, high]} of each name; after finish. OWNED. */
+/* {NAME: [low, high]} of each name, empty without draws; after finish. OWNED. */
 CAIRN_MUST_USE enum cairn_err records_intervals(const struct records *r, size_t draws, uint64_t seed,
                                                 json_t **out, struct cairn_why *why);
-/* {NAME: {n, before, now, difference, low, high, p, drop}} over the names and units that both have; drop: the
- * interval lies below 0. *drops counts them. Both finished. OWNED. */
-CAIRN_MUST_USE enum cairn_err records_compare(const struct records *before, const struct records *now,
-                                              size_t draws, uint64_t seed, json_t **out, size_t *drops,
-                                              struct cairn_why *why);
 /* Compares with o->baseline when one is named, prints it unless o->json, and puts it into result under
  * "baseline". *code becomes FAILED when --fail-on-drop found a drop. */
 CAIRN_MUST_USE enum cairn_err records_against(const struct options *o, const struct records *now,

@@ -69,17 +69,16 @@ static void collect(struct rows *r, json_t *metrics, json_t *intervals)
     }
 }
 
-/* What grounding prints has its values at the top, each beside NAME_low and NAME_high or an array. */
+/* What grounding prints has its values at the top, and interval95: {NAME: [low, high]}. */
 static void collect_flat(struct rows *r, json_t *result)
 {
     const char *name;
     json_t *v;
     json_object_foreach(result, name, v)
     {
-        char interval[96];
-        snprintf(interval, sizeof interval, "%s_interval", name);
         if (json_is_real(v))
-            add_row(r, name, json_real_value(v), json_object_get(result, interval));
+            add_row(r, name, json_real_value(v),
+                    json_object_get(json_object_get(result, "interval95"), name));
     }
 }
 

@@ -165,7 +165,8 @@ struct leg_run {
     struct eval_run run;
     size_t n; /* queries asked */
     int64_t us;
-    double stage_us[6]; /* embed, lexical, dense, fuse, rerank, copy */
+    double stage_us[6];   /* embed, lexical, dense, fuse, rerank, copy */
+    double rerank_weight; /* sum over the queries */
 };
 
 static json_t *number_or_null(float v) { return isnan(v) ? json_null() : json_real((double)v); }
@@ -220,6 +221,7 @@ static enum cairn_err run_leg(const struct retrieval_set *s, const struct option
         const int64_t us[6] = {x.embed_us, x.lexical_us, x.dense_us, x.fuse_us, x.rerank_us, x.copy_us};
         for (int k = 0; k < 6; k++)
             out->stage_us[k] += (double)us[k];
+        out->rerank_weight += (double)x.rerank_weight;
         *generation = x.generation;
         if (details && !err) {
             json_t *of = json_object_get(details, q->id);
@@ -346,8 +348,12 @@ static void print_table(const struct measures *m, json_t *metrics, json_t *inter
             char name[64];
             snprintf(name, sizeof name, "%s %s", leg, m->names[i]);
             json_t *x = json_object_get(intervals, name);
-            printf(" %.4f [%.3f, %.3f] ", json_real_value(json_object_get(values, m->names[i])),
-                   json_real_value(json_array_get(x, 0)), json_real_value(json_array_get(x, 1)));
+            printf(" %.4f", json_real_value(json_object_get(values, m->names[i])));
+            if (x)
+                printf(" [%.3f, %.3f] ", json_real_value(json_array_get(x, 0)),
+                       json_real_value(json_array_get(x, 1)));
+            else
+                printf("%-16s", "");
         }
         putchar('\n');
     }
@@ -499,6 +505,7 @@ static int retrieval_run(const struct options *o, const struct measures *m, cons
     json_t *metrics = json_object(), *counts = json_object(), *timings = json_object(),
            *details = o->out ? json_object() : NULL;
     uint64_t generation = 0, added = 0;
+    double rerank_weight = o->rerank_weight < 0 ? (double)RETRIEVE_RERANK_WEIGHT : o->rerank_weight;
     size_t *at = NULL, n_at = 0;
     int code = DONE;
     run_watch();
@@ -548,6 +555,8 @@ static int retrieval_run(const struct options *o, const struct measures *m, cons
             for (int k = 0; k < 6; k++)
                 json_object_set_new(t, stages[k], json_real(x.stage_us[k] / 1e3 / (double)x.n));
             json_object_set_new(timings, leg_names[leg], t);
+            if (leg == 3) /* the mean: the collection's, or half of it for queries that are no questions */
+                rerank_weight = x.rerank_weight / (double)x.n;
         }
         eval_run_release(&x.run);
     }
@@ -568,8 +577,8 @@ static int retrieval_run(const struct options *o, const struct measures *m, cons
             (json_int_t)cairn_config_num(b.config, "retriever.rerank_top"), "embedder",
             text_json(b.names[MODEL_EMBEDDER]), "reranker", text_json(b.names[MODEL_RERANKER]),
             "dense_weight", o->dense_weight < 0 ? (double)RETRIEVE_DENSE_WEIGHT : o->dense_weight,
-            "rerank_weight", o->rerank_weight < 0 ? (double)RETRIEVE_RERANK_WEIGHT : o->rerank_weight,
-            "n_words", (double)info.n_words, "queries", o->both ? "both" : "all", "data", dir);
+            "rerank_weight", rerank_weight, "n_words", (double)info.n_words, "queries",
+            o->both ? "both" : "all", "data", dir);
         json_t *v1 = json_pack("{s:s, s:I, s:I, s:O, s:O, s:O, s:O}", "set", s.name, "n_queries",
                                (json_int_t)s.n_queries, "generation", (json_int_t)generation, "metrics",
                                metrics, "queries", counts, "settings", settings, "timings", timings);
@@ -598,7 +607,7 @@ static int retrieval_run(const struct options *o, const struct measures *m, cons
 int eval_retrieval(int argc, char **argv)
 {
     struct options o = {.command = "eval retrieval",
-                        .k = 100,
+                        .k = UINT64_MAX, /* not given */
                         .dense_weight = -1,
                         .rerank_weight = -1,
                         .draws = 1000,
@@ -621,6 +630,13 @@ int eval_retrieval(int argc, char **argv)
         return tell(&o, USAGE, "want either --set DIR or --run FILE; --help says more");
     if (o.run && !o.qrels)
         return tell(&o, USAGE, "--run wants --qrels FILE");
+    if (o.run && (o.sample || o.half || o.rerank_sample || o.legs || o.fusion_name || o.run_out ||
+                  o.k != UINT64_MAX || o.dense_weight >= 0 || o.rerank_weight >= 0))
+        return tell(&o, USAGE,
+                    "--run scores a run as it is: --sample, --half, --rerank-sample, --legs, --k, --fusion, "
+                    "--run-out and weights are of a search");
+    if (o.k == UINT64_MAX)
+        o.k = 100;
     if (o.k < 1 || o.k > RETRIEVE_K_MAX)
         return tell(&o, USAGE, "--k wants 1 to %u", RETRIEVE_K_MAX);
     static const char *const fusions[] = {"minmax", "rrf", "zscore"};

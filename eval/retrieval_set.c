@@ -1,13 +1,11 @@
 /* eval/retrieval_set.c - see retrieval_set.h. Files of the directory, the first that is there:
- *
- *   corpus.jsonl, passages.jsonl     {_id, title, text}: one passage each, "title\ntext"
- *   documents.jsonl                  {_id, title, text}: cut into passages ID#0, ID#1 ... by the loader's
- * rules queries.jsonl, questions.jsonl   {_id or id, text or question} tasks.jsonl                      {id,
- * conversation: [{speaker, text}]}: the last turn asks qrels.tsv, qrels/test.tsv, qrels.txt; none: a
- * question's passage_id is its one relevant passage (SQuAD), or the passage of doc_id in which its first
- * answer begins (COVID-QA: answers
- *                                    [{text, start}], start in code points); questions with is_impossible are
- *                                    left out */
+ * - corpus.jsonl, passages.jsonl: {_id, title, text}: one passage each, "title\ntext"
+ * - documents.jsonl: {_id, title, text}: cut into passages ID#0, ID#1 ... by the loader's rules
+ * - queries.jsonl, questions.jsonl: {_id or id, text or question}
+ * - tasks.jsonl: {id, conversation: [{speaker, text}]}: the last turn asks
+ * - qrels.tsv, qrels/test.tsv, qrels.txt; none: a question's passage_id is its one relevant passage (SQuAD),
+ * or the passage of doc_id in which its first answer begins (COVID-QA: answers [{text, start}], start in code
+ *   points); questions with is_impossible are left out */
 #include "retrieval_set.h"
 
 #include <stdlib.h>

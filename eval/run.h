@@ -4,6 +4,7 @@
 #define CAIRN_EVAL_RUN_H
 
 #include "internal.h"
+#include "stats.h"
 
 #include <cairn/api.h>
 #include <jansson.h>
@@ -62,7 +63,7 @@ struct option_row {
         "quiet", NULL, "no progress on stderr", O_FLAG, offsetof(struct options, quiet)                      \
     }
 #define OPTIONS_BASELINE                                                                                     \
-    {"draws", "N", "of the bootstrap (default 1000; 0: no intervals)", O_WHOLE,                              \
+    {"draws", "N", "of the intervals (default 1000; 0: no intervals); a comparison draws 2000", O_WHOLE,     \
      offsetof(struct options, draws)},                                                                       \
         {"baseline", "FILE", "compare with the --out of an earlier run, unit by unit", O_TEXT,               \
          offsetof(struct options, baseline)},                                                                \
@@ -108,13 +109,19 @@ CAIRN_MUST_USE enum cairn_err lab_call(struct bench_service *b, const struct opt
 CAIRN_MUST_USE enum cairn_err
 each_json(const char *path, enum cairn_err (*fn)(void *ctx, json_t *o, size_t line, struct cairn_why *why),
           void *ctx, struct cairn_why *why);
+/* Each "question" of a file of JSON lines; one without any is CAIRN_EINVAL. */
+struct texts {
+    char **v; /* OWNED */
+    size_t n, cap;
+};
+CAIRN_MUST_USE enum cairn_err questions_read(struct texts *t, const char *path, struct cairn_why *why);
+void texts_free(struct texts *t);
 const char *text_of(const json_t *o, const char *key); /* NULL when absent or no string */
 bool file_exists(const char *path);
 
 /* A sample of n of total indices, ascending; n 0 or more than total: all. The same seed gives the same
  * sample. OWNED. */
 size_t *sample_of(size_t total, uint64_t n, uint64_t seed, size_t *n_out);
-uint64_t lab_rand(uint64_t *state); /* xorshift64* */
 
 void json_put(json_t *o, const char *key, double v); /* null when not finite */
 double seconds_since(int64_t us);                    /* of cairn_now_us() */

@@ -272,17 +272,6 @@ enum cairn_err eval_f1(const char *gold, const char *answer, double *f1, struct 
     return CAIRN_OK;
 }
 
-enum cairn_err eval_exact(const char *gold, const char *answer, bool *exact, struct cairn_why *why)
-{
-    struct pair p;
-    enum cairn_err err = pair_init(&p, gold, answer, why);
-    if (err)
-        return err;
-    *exact = strcmp(p.gold, p.answer) == 0;
-    pair_release(&p);
-    return CAIRN_OK;
-}
-
 /* Both normalised: needle stands in hay as whole words. */
 bool eval_has_words(const char *hay, const char *needle)
 {

@@ -10,14 +10,19 @@
 #include <math.h>
 #include <stdlib.h>
 
-static uint64_t next(uint64_t *s) /* xorshift64*, as lab_rand */
+uint64_t lab_rand(uint64_t *s)
 {
     *s ^= *s >> 12;
     *s ^= *s << 25;
     *s ^= *s >> 27;
     return *s * 0x2545F4914F6CDD1DULL;
 }
-static uint64_t seeded(uint64_t seed) { return seed * 0x9E3779B97F4A7C15ULL + 0xD1B54A32D192ED03ULL; }
+
+uint64_t lab_seed(uint64_t seed)
+{
+    uint64_t s = seed * 0x9E3779B97F4A7C15ULL + 0xD1B54A32D192ED03ULL;
+    return s ? s : 1; /* from 0 it would never move */
+}
 
 static int by_value(const void *a, const void *b)
 {
@@ -45,11 +50,11 @@ enum cairn_err stats_bootstrap(const double *v, size_t n, size_t draws, uint64_t
     double *means = cairn_reallocarray(NULL, draws, sizeof *means);
     if (!means)
         return cairn_fail(why, CAIRN_ENOMEM, "%zu draws", draws);
-    uint64_t state = seeded(seed);
+    uint64_t state = lab_seed(seed);
     for (size_t d = 0; d < draws; d++) {
         double sum = 0;
         for (size_t i = 0; i < n; i++)
-            sum += v[next(&state) % n];
+            sum += v[lab_rand(&state) % n];
         means[d] = sum / (double)n;
     }
     qsort(means, draws, sizeof *means, by_value);
@@ -77,13 +82,13 @@ enum cairn_err stats_paired(const double *before, const double *now, size_t n, s
         out->high = x.high;
     }
     if (!err && n) {
-        uint64_t state = seeded(seed + 1);
+        uint64_t state = lab_seed(seed + 1);
         double least = fabs(x.mean) * (double)n * (1 - 1e-12); /* rounding must not lose equal sums */
         size_t far = 0;
         for (size_t k = 0; k < draws; k++) {
             double sum = 0;
             for (size_t i = 0; i < n; i++)
-                sum += next(&state) >> 63 ? d[i] : -d[i];
+                sum += lab_rand(&state) >> 63 ? d[i] : -d[i];
             far += fabs(sum) >= least;
         }
         out->p = (1.0 + (double)far) / (1.0 + (double)draws);

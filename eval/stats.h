@@ -8,6 +8,10 @@
 
 #define STATS_DRAWS_MAX 100000u
 
+/* xorshift64*, the same draws on every machine; the state is never 0: lab_seed makes one of any seed. */
+uint64_t lab_rand(uint64_t *state);
+uint64_t lab_seed(uint64_t seed);
+
 struct stats_interval {
     double mean, low, high;
 };

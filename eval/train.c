@@ -184,23 +184,6 @@ static enum cairn_err add_sentence(struct corpus *c, const struct judged_text *t
     return CAIRN_OK;
 }
 
-/* Which bytes are under a mark. */
-static void marked_bytes(const struct judged_text *t, bool *on, size_t len)
-{
-    size_t point = 0;
-    for (size_t b = 0; b < len; b++) {
-        bool lead = ((unsigned char)t->text[b] & 0xC0) != 0x80;
-        if (!lead) {
-            on[b] = b && on[b - 1];
-            continue;
-        }
-        on[b] = false;
-        for (size_t m = 0; m < t->n_marks && !on[b]; m++)
-            on[b] = point >= t->marks[m].start && point < t->marks[m].end;
-        point++;
-    }
-}
-
 static enum cairn_err read_set(struct corpus *c, uint8_t set, const uint8_t *fold, struct cairn_why *why)
 {
     const struct ground_set *s = &c->sets[set];
@@ -220,7 +203,7 @@ static enum cairn_err read_set(struct corpus *c, uint8_t set, const uint8_t *fol
             err = ground_set_open(&g, s, i, t->source, c->words, why);
         if (!err) {
             (void)cairn_sentences(text, spans, n);
-            marked_bytes(t, on, text.len);
+            (void)marks_unite(t, on, text.len);
         }
         for (size_t k = 0; k < n && !err; k++) {
             struct ground_words r;

@@ -17,12 +17,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SENTENCES_MAX 512u
+#define SENTENCES_MAX 512u /* as generator.answer_sentences_max */
 #define QUESTION_BYTES_MAX 16384u
 #define RESERVE_TOKENS 192u /* template, system message and borders beside sources and question */
 #define RELEVANCE_SOURCES_MAX 4u
-#define EVIDENCE_NEAR                                                                                        \
-    0.8f /* further spans are cited when their support is at least this share of the best span's */
 #define PHRASE_TOKENS_MAX 48u
 #define PHRASE_SOURCES_MAX 2u
 #define QUOTE_LOGIT_MIN 3.0f /* of the pair model: a sentence worth quoting when writing failed */
@@ -52,8 +50,8 @@ static double conf(const struct generator *g, const char *key)
 
 const char *refusal_name(enum refusal r)
 {
-    static const char *const names[] = {"none",        "no_passages",   "low_relevance",
-                                        "unsupported", "model_refused", "not_permitted"};
+    static const char *const names[] = {"none", "no_passages", "low_relevance", "unsupported",
+                                        "model_refused"};
     return (unsigned)r < sizeof names / sizeof names[0] ? names[r] : "unknown";
 }
 static const char *refusal_text(enum refusal r)
@@ -67,8 +65,6 @@ static const char *refusal_text(enum refusal r)
         return "An answer was written, but the documents do not support it, so it is withheld.";
     case REFUSAL_MODEL:
         return "The documents found do not contain the answer.";
-    case REFUSAL_NOT_PERMITTED:
-        return "You may not ask this.";
     default:
         return "";
     }
@@ -150,40 +146,16 @@ struct checker {
     bool started;
     pthread_mutex_t lock; /* guards all below but `told` */
     pthread_cond_t changed;
-    struct cairn_span *spans;     /* [SENTENCES_MAX] */
-    struct ground_sentence *list; /* [SENTENCES_MAX] */
-    size_t queued, done;
-    bool closed;
+    struct cairn_span *spans;     /* [max] */
+    struct ground_sentence *list; /* [max] */
+    size_t queued, done, max;
+    bool closed, full; /* full: a sentence had no room */
+    float support_min;
     enum cairn_err err;
     struct cairn_why why;
     int64_t busy_us;
     size_t told; /* verdicts handed out; the caller's thread only */
 };
-
-bool ground_evidence_cited(const struct ground_sentence *s, size_t i)
-{
-    return s->verdict == VERDICT_SUPPORTED && i < s->n_evidence &&
-           (i == 0 || s->evidence[i].score >= EVIDENCE_NEAR * s->evidence[0].score);
-}
-
-/* A carried sentence with a number that none of its cited passages has is not vouched for, whatever else
- * carries it. */
-static void hold_numbers(const struct checker *c, struct cairn_str text, struct ground_sentence *s)
-{
-    struct cairn_str cited[GROUND_EVIDENCE_MAX];
-    size_t n = 0;
-    if (s->verdict != VERDICT_SUPPORTED)
-        return;
-    for (size_t i = 0; i < s->n_evidence; i++)
-        if (ground_evidence_cited(s, i) && s->evidence[i].source < c->n_passages)
-            cited[n++] = c->passages[s->evidence[i].source];
-    if (phrase_numbers_in(text, s->start, s->end, cited, n))
-        return;
-    s->verdict = VERDICT_UNSUPPORTED;
-    s->n_evidence = 0;
-    if (s->n_flags < GROUND_FLAGS_MAX)
-        s->flags[s->n_flags++] = (struct ground_flag){.kind = "number", .start = s->start, .end = s->end};
-}
 
 static void *checker_main(void *p)
 {
@@ -202,7 +174,8 @@ static void *checker_main(void *p)
         enum cairn_err err =
             grounding_check(c->grounding, (struct cairn_str){c->text, s.end}, s.start, s.end, &r, &why);
         if (!err)
-            hold_numbers(c, (struct cairn_str){c->text, s.end}, &r);
+            withhold_numbers(&r, (struct cairn_str){c->text, s.end}, c->passages, c->n_passages,
+                             c->support_min);
         int64_t took = cairn_now_us() - t0;
         (void)pthread_mutex_lock(&c->lock);
         c->busy_us += took;
@@ -220,18 +193,20 @@ static void *checker_main(void *p)
     return NULL;
 }
 
-static enum cairn_err checker_start(struct checker *c, struct grounding *g, const char *text,
-                                    const struct answer_request *q, const size_t *lens, size_t n_sources,
-                                    struct cairn_why *why)
+static enum cairn_err checker_start(struct checker *c, const struct generator *gen, struct grounding *g,
+                                    const char *text, const struct answer_request *q, const size_t *lens,
+                                    size_t n_sources, struct cairn_why *why)
 {
     memset(c, 0, sizeof *c);
     c->grounding = g;
+    c->support_min = (float)conf(gen, "grounding.support_min");
+    c->max = (size_t)conf(gen, "generator.answer_sentences_max");
     c->text = text;
     c->n_passages = n_sources;
     for (size_t i = 0; i < n_sources; i++)
         c->passages[i] = (struct cairn_str){q->sources[i].text.p, lens[i]};
-    c->spans = cairn_calloc(SENTENCES_MAX, sizeof *c->spans);
-    c->list = cairn_calloc(SENTENCES_MAX, sizeof *c->list);
+    c->spans = cairn_calloc(c->max, sizeof *c->spans);
+    c->list = cairn_calloc(c->max, sizeof *c->list);
     if (!c->spans || !c->list)
         return cairn_fail(why, CAIRN_ENOMEM, "verdicts");
     (void)pthread_mutex_init(&c->lock, NULL);
@@ -249,9 +224,10 @@ static enum cairn_err checker_start(struct checker *c, struct grounding *g, cons
 static bool checker_add(struct checker *c, struct cairn_span s)
 {
     (void)pthread_mutex_lock(&c->lock);
-    bool room = c->queued < SENTENCES_MAX;
+    bool room = c->queued < c->max;
     if (room)
         c->spans[c->queued++] = s;
+    c->full = c->full || !room;
     (void)pthread_cond_broadcast(&c->changed);
     (void)pthread_mutex_unlock(&c->lock);
     return room;
@@ -310,7 +286,6 @@ struct work {
     struct grounding *grounding;
     struct stream stream;
     struct checker checker;
-    bool checking;
     size_t emitted; /* bytes of text sent as deltas */
     bool cancelled;
     struct extract_list list; /* candidate sentences for the question */
@@ -329,13 +304,15 @@ static const char not_found[] = "NOT FOUND";
 static void emit(struct work *w, bool last)
 {
     struct stream *s = &w->stream;
-    if (w->q->style == ANSWER_PHRASE) /* shown when it has been found in a source */
+    bool writes = w->a->mode == ANSWER_GENERATE;
+    if (w->q->style == ANSWER_PHRASE && writes) /* shown when it has been found in a source */
         return;
     size_t lead = 0;
     while (lead < s->final && strchr(" \n\t\"*", s->text[lead]))
         lead++;
     size_t n = s->final - lead < sizeof not_found - 1 ? s->final - lead : sizeof not_found - 1;
-    if (w->emitted == 0 && memcmp(s->text + lead, not_found, n) == 0 && (n == sizeof not_found - 1 || !last))
+    if (writes && w->emitted == 0 && memcmp(s->text + lead, not_found, n) == 0 &&
+        (n == sizeof not_found - 1 || !last))
         return;
     if (s->final > w->emitted && w->q->on_event && !w->cancelled) {
         struct answer_event e = {
@@ -471,7 +448,7 @@ static enum cairn_err take_tokens(struct work *w, struct schedule_job *job, int3
         }
         struct cairn_span span;
         bool room_left = true;
-        while (stream_sentence(&w->stream, false, &span))
+        while (w->q->style == ANSWER_SENTENCES && stream_sentence(&w->stream, false, &span))
             room_left = checker_add(&w->checker, span) && room_left;
         if (!checker_tell(&w->checker, w->q, false))
             w->cancelled = true;
@@ -544,7 +521,8 @@ static enum cairn_err generate(struct work *w, struct cairn_why *why)
     if (q->style == ANSWER_SENTENCES)
         err = open_grounding(w, p.sources_used, p.first_len, q->question, why);
     if (!err)
-        err = checker_start(&w->checker, w->grounding, w->stream.text, w->q, w->lens, w->n_sources, why);
+        err =
+            checker_start(&w->checker, w->g, w->grounding, w->stream.text, w->q, w->lens, w->n_sources, why);
     if (err) {
         prompt_release(&p);
         return err;
@@ -699,7 +677,7 @@ static enum cairn_err extract(struct work *w, size_t n_sources, struct cairn_why
         return err;
     size_t n = extract_choose(&w->list, w->q, max < 8 ? max : 8,
                               (float)conf(w->g, "generator.extract_share_min"), picks);
-    err = checker_start(&w->checker, w->grounding, w->stream.text, w->q, w->lens, w->n_sources, why);
+    err = checker_start(&w->checker, w->g, w->grounding, w->stream.text, w->q, w->lens, w->n_sources, why);
     if (err)
         return err;
     w->a->decode_us = cairn_now_us() - t0;
@@ -723,12 +701,12 @@ static enum cairn_err extract(struct work *w, size_t n_sources, struct cairn_why
         char mark[16];
         int m = snprintf(mark, sizeof mark, " [%u]", picks[i].source + 1);
         stream_add(s, mark, (size_t)m, &from);
-        if (s->stopped || s->full)
-            break;
         stream_end(s, &from);
         if (i == 0)
             w->a->first_token_us = cairn_now_us() - w->start_us;
         emit(w, true);
+        if (s->stopped || s->full) /* cut inside the quotation: finish() takes what is left */
+            break;
         s->checked = s->final;
         (void)checker_add(&w->checker, (struct cairn_span){start, s->final});
         if (!checker_tell(&w->checker, w->q, false))
@@ -741,13 +719,37 @@ static enum cairn_err extract(struct work *w, size_t n_sources, struct cairn_why
     return CAIRN_OK;
 }
 
-/* Leaves sentences out of the text and moves every offset: unsupported ones when they are not wanted, and in
- * any case those with a number that no passage cited by the answer has. */
-static void drop_sentences(struct answer *a, const struct checker *c, bool unsupported)
+/* A stream whose text or sentences are not those of the answer is told again from the start. */
+static void tell_again(struct work *w, const char *reason)
 {
-    struct cairn_str cited[GROUND_SOURCES_MAX];
-    size_t n_cited = 0, at = 0, out = 0, keep = 0;
-    bool has[GROUND_SOURCES_MAX] = {0}, moved = false;
+    const struct answer *a = w->a;
+    struct answer_event e = {.kind = ANSWER_EVENT_RESTART, .reason = reason};
+    if (!w->emitted || !w->q->on_event || w->cancelled)
+        return;
+    bool go_on = w->q->on_event(w->q->ctx, &e);
+    e = (struct answer_event){
+        .kind = ANSWER_EVENT_DELTA, .delta = {a->text, a->text_len}
+    };
+    if (go_on && a->text_len)
+        go_on = w->q->on_event(w->q->ctx, &e);
+    for (size_t i = 0; i < a->n_sentences && go_on; i++) {
+        e = (struct answer_event){.kind = ANSWER_EVENT_SENTENCE, .sentence = &a->sentences[i]};
+        go_on = w->q->on_event(w->q->ctx, &e);
+    }
+    w->emitted = a->text_len;
+    w->cancelled = !go_on;
+}
+
+/* Takes back unsupported sentences when they are not wanted, and in any case those with a number that no
+ * passage cited by the answer has, and marks of the model's that name a source which does not carry their
+ * sentence. */
+static enum cairn_err take_back(struct work *w, bool unsupported, struct cairn_why *why)
+{
+    struct answer *a = w->a;
+    const struct checker *c = &w->checker;
+    struct cairn_str cited[GROUND_SOURCES_MAX], text = {a->text, a->text_len};
+    size_t n_cited = 0;
+    bool has[GROUND_SOURCES_MAX] = {0}, drop[SENTENCES_MAX] = {0}, changed;
     for (size_t i = 0; i < a->n_sentences; i++)
         for (size_t k = 0; k < a->sentences[i].n_evidence; k++) {
             uint32_t s = a->sentences[i].evidence[k].source;
@@ -756,41 +758,18 @@ static void drop_sentences(struct answer *a, const struct checker *c, bool unsup
             has[s] = true;
             cited[n_cited++] = c->passages[s];
         }
-    struct cairn_str text = {a->text, a->text_len};
-    bool drop[SENTENCES_MAX];
     for (size_t i = 0; i < a->n_sentences; i++) {
         const struct ground_sentence *s = &a->sentences[i];
         drop[i] =
             (unsupported && s->verdict == VERDICT_UNSUPPORTED) ||
             (s->verdict != VERDICT_SUPPORTED && !phrase_numbers_in(text, s->start, s->end, cited, n_cited));
-        moved = moved || drop[i];
     }
-    for (size_t i = 0; i < a->n_sentences && moved; i++) {
-        struct ground_sentence s = a->sentences[i];
-        size_t end = s.end, gap = s.start;
-        if (drop[i]) {
-            at = end;
-            continue;
-        }
-        if (keep == 0)
-            at = gap; /* no white space before the first */
-        memmove(a->text + out, a->text + at, end - at);
-        size_t shift = s.start - (out + (gap - at));
-        s.start -= shift;
-        s.end -= shift;
-        for (size_t k = 0; k < s.n_flags; k++) {
-            s.flags[k].start -= shift;
-            s.flags[k].end -= shift;
-        }
-        out += end - at;
-        at = end;
-        a->sentences[keep++] = s;
-    }
-    if (!moved)
-        return;
-    a->n_sentences = keep;
-    a->text_len = out;
-    a->text[out] = '\0';
+    /* quoted words stay as they are: the only mark of ours stands behind them */
+    bool marks = a->mode == ANSWER_GENERATE && w->q->rule != ANSWER_RULE_QUOTE;
+    enum cairn_err err = withhold(a, drop, marks, &changed, why);
+    if (!err && (changed || c->full))
+        tell_again(w, "checked");
+    return err;
 }
 
 /* Phrase style: what was written is the answer where a source has those words; else what the reader found. */
@@ -817,13 +796,17 @@ static enum cairn_err finish(struct work *w, struct cairn_why *why)
     struct checker *c = &w->checker;
     struct cairn_span span;
     bool refused = says_not_found(&w->stream);
-    while (!refused && stream_sentence(&w->stream, true, &span))
-        if (!checker_add(c, span))
-            break;
+    while (!refused && stream_sentence(&w->stream, true, &span) && checker_add(c, span))
+        ;
     (void)checker_tell(c, w->q, true);
     if (c->err)
         return cairn_wrap(why, c->err, "%s", c->why.text);
     a->check_us = c->busy_us;
+    if (c->full) { /* text without a verdict is no part of an answer */
+        w->stream.final = c->spans[c->queued - 1].end;
+        if (strcmp(a->finish, "end") == 0 || strcmp(a->finish, "stop") == 0)
+            a->finish = "length";
+    }
     a->text = cairn_strndup(w->stream.text, w->stream.final);
     a->text_len = w->stream.final;
     a->n_sentences = c->done;
@@ -867,8 +850,7 @@ static enum cairn_err finish(struct work *w, struct cairn_why *why)
     if (any && w->q->enforce == ENFORCE_ABSTAIN && !cut_short)
         return refuse(a, REFUSAL_UNSUPPORTED, why);
     /* what was cut short is no refusal, and keeps what is carried */
-    drop_sentences(a, c, w->q->enforce != ENFORCE_MARK);
-    return CAIRN_OK;
+    return take_back(w, w->q->enforce != ENFORCE_MARK, why);
 }
 
 /* Is there a sentence that the pair model takes for an answer, of the kind asked for? */
@@ -893,25 +875,26 @@ static enum cairn_err quote_instead(struct work *w, size_t n_sources, struct cai
         err = open_grounding(w, n_sources, SIZE_MAX, (struct cairn_str){0}, why);
     if (err)
         return err;
-    uint32_t prompt_tokens = a->prompt_tokens, completion_tokens = a->completion_tokens;
-    struct cairn_hash prompt_hash = a->prompt_hash;
-    int64_t prompt_us = a->prompt_us, prefill_us = a->prefill_us, first_token_us = a->first_token_us,
-            decode_us = a->decode_us;
+    struct answer first = *a; /* its numbers */
     answer_release(a);
     a->mode = ANSWER_EXTRACT;
-    struct answer_event restart = {.kind = ANSWER_EVENT_RESTART};
+    a->evidence = first.evidence;
+    struct answer_event restart = {.kind = ANSWER_EVENT_RESTART, .reason = "quoted"};
     if (sent && w->q->on_event && !w->q->on_event(w->q->ctx, &restart))
         return cairn_fail(why, CAIRN_ESTOPPED, "cancelled by the caller");
     err = extract(w, n_sources, why);
     if (!err)
         err = finish(w, why);
-    a->prompt_tokens = prompt_tokens;
-    a->completion_tokens = completion_tokens;
-    a->prompt_hash = prompt_hash;
-    a->prompt_us = prompt_us;
-    a->prefill_us = prefill_us;
-    a->first_token_us = first_token_us;
-    a->decode_us += decode_us;
+    a->prompt_tokens = first.prompt_tokens;
+    a->completion_tokens = first.completion_tokens;
+    a->cached_tokens = first.cached_tokens;
+    a->drafted_tokens = first.drafted_tokens;
+    a->accepted_tokens = first.accepted_tokens;
+    a->prompt_hash = first.prompt_hash;
+    a->prompt_us = first.prompt_us;
+    a->prefill_us = first.prefill_us;
+    a->first_token_us = first.first_token_us;
+    a->decode_us += first.decode_us;
     return err;
 }
 
@@ -968,7 +951,16 @@ enum cairn_err generator_answer(struct generator *g, const struct answer_request
                                 const struct cairn_stop *stop, struct cairn_why *why)
 {
     memset(out, 0, sizeof *out);
-    out->evidence.chance = NAN;
+    out->evidence = (struct answer_evidence){.chance = NAN,
+                                             .rerank = NAN,
+                                             .sentence = NAN,
+                                             .dense = NAN,
+                                             .margin = NAN,
+                                             .cover = NAN,
+                                             .lacks = NAN,
+                                             .nowhere = NAN,
+                                             .plain = NAN,
+                                             .typed = NAN};
     struct work w = {.g = g, .q = q, .stop = stop, .a = out, .start_us = cairn_now_us()};
     if (!q->question.len)
         return cairn_fail(why, CAIRN_EINVAL, "the question is empty");
@@ -1028,6 +1020,8 @@ enum cairn_err generator_answer(struct generator *g, const struct answer_request
     if (!err && q->mode == ANSWER_AUTO && q->style == ANSWER_SENTENCES &&
         out->refusal == REFUSAL_UNSUPPORTED && quotable(&w))
         err = quote_instead(&w, n, why);
+    if (!err && out->refusal != REFUSAL_NONE)
+        tell_again(&w, "refused");
 done:
     checker_stop(&w.checker);
     stream_release(&w.stream);

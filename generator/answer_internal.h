@@ -48,6 +48,16 @@ CAIRN_MUST_USE enum cairn_err extract_score(struct grounding *g, const struct an
 size_t extract_choose(const struct extract_list *l, const struct answer_request *q, size_t max,
                       float share_min, struct extract_pick *out);
 
+/* A carried sentence with a number that none of its cited passages has is not vouched for, whatever else
+ * carries it. */
+void withhold_numbers(struct ground_sentence *s, struct cairn_str text, const struct cairn_str *passages,
+                      size_t n_passages, float support_min);
+/* Leaves out the sentences that drop names and, with marks, every citation mark of the others whose source
+ * does not carry its sentence; drop then names the sentences that were nothing else, too. Every offset moves
+ * with the text. */
+CAIRN_MUST_USE enum cairn_err withhold(struct answer *a, bool *drop, bool marks, bool *changed,
+                                       struct cairn_why *why);
+
 CAIRN_MUST_USE enum cairn_err evidence_of(const struct answer_request *q, size_t n_sources,
                                           const struct extract_list *l, struct answer_evidence *out,
                                           struct cairn_why *why);

@@ -8,6 +8,8 @@ const struct cairn_conf generator_conf[] = {
     {"generator.question_tokens_max",   512,                 16,   4096,  true,
      "longest question in tokens (bytes / 4 without a model)"                                                                               },
     {"generator.answer_tokens_max",     200,                 8,    4096,  true,  "tokens written when a request does not say"               },
+    {"generator.answer_sentences_max",  512,                 1,    512,   true,
+     "sentences of an answer; what is written beyond is left out"                                                                           },
     {"generator.citations_constrained", 0,                   0,    1,     true,
      "1: after [ the model can only write the number of a source and ]"                                                                     },
     {"generator.auto_weight_bytes_min", 700.0 * 1024 * 1024, 0,    1e12,  true,

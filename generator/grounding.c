@@ -343,7 +343,6 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
     size_t n = g->n_words ? g->n_words : 1, ns = g->n_sents ? g->n_sents : 1, ni = g->n_ids ? g->n_ids : 1;
     g->idf = cairn_calloc(ni, sizeof *g->idf);
     g->slot_of = cairn_calloc(ni, sizeof *g->slot_of);
-    g->opposite = cairn_calloc(ni, sizeof *g->opposite);
     g->hit = cairn_calloc(ns, sizeof *g->hit);
     g->cover = cairn_calloc(ns, sizeof *g->cover);
     g->anchors = cairn_calloc(ns, sizeof *g->anchors);
@@ -358,9 +357,8 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
     g->run_step = cairn_calloc(n, sizeof *g->run_step);
     g->hit_list = cairn_malloc(ns * sizeof *g->hit_list);
     uint32_t *last = cairn_malloc(ni * sizeof *last);
-    if (!g->idf || !g->slot_of || !g->opposite || !g->hit || !g->cover || !g->anchors || !g->marks ||
-        !g->chain_head || !g->chain_next || !g->at_head || !g->at_next || !g->run || !g->run_step ||
-        !g->hit_list || !last) {
+    if (!g->idf || !g->slot_of || !g->hit || !g->cover || !g->anchors || !g->marks || !g->chain_head ||
+        !g->chain_next || !g->at_head || !g->at_next || !g->run || !g->run_step || !g->hit_list || !last) {
         cairn_free(last);
         return cairn_fail(why, CAIRN_ENOMEM, "tables over %zu words of the sources", g->n_words);
     }
@@ -413,11 +411,6 @@ static enum cairn_err build_tables(struct grounding *g, struct cairn_why *why)
                 }
             }
         }
-    }
-    for (size_t i = 0; i < g->n_opposites; i++) {
-        uint32_t id = get_id(g, g->opposite_keys[i]);
-        if (id != NONE && !g->opposite[id])
-            g->opposite[id] = (uint16_t)(i + 1);
     }
     return CAIRN_OK;
 }
@@ -505,6 +498,7 @@ enum cairn_err grounding_open(struct grounding **out, const struct ground_source
     g->embedder = o ? o->embedder : NULL;
     g->baseline = o ? o->embed_baseline : 0;
     g->combiner = o && o->by_hand ? NULL : o && o->combiner ? o->combiner : combiner_shipped();
+    g->stop = o ? o->stop : NULL;
     g->n_sources = n;
     enum cairn_err err = cairn_analyzer_open(
         &g->analyzer, &(struct cairn_analyzer_opts){.language = language, .keep_stopwords = true}, why);
@@ -526,7 +520,9 @@ enum cairn_err grounding_open(struct grounding **out, const struct ground_source
     for (size_t i = 0; i < n && !err; i++) {
         g->sources[i].text = sources[i].text;
         g->sources[i].vector = sources[i].vector;
-        err = read_source(g, (uint32_t)i, why);
+        err = cairn_stopped(g->stop, why);
+        if (!err)
+            err = read_source(g, (uint32_t)i, why);
     }
     if (!err)
         err = read_question(g, question, why);
@@ -561,7 +557,6 @@ void grounding_close(struct grounding *g)
     cairn_free(g->ids);
     cairn_free(g->idf);
     cairn_free(g->slot_of);
-    cairn_free(g->opposite);
     cairn_free(g->marks);
     cairn_free(g->chain_head);
     cairn_free(g->chain_next);
@@ -1163,6 +1158,18 @@ static bool in_range(const struct grounding *g, uint32_t sent, uint64_t mask)
     return (mask >> g->sents[sent].source) & 1;
 }
 
+/* [*s0, *s1) has every sentence of the sources in mask: one source's own, else all. */
+static void sents_of(const struct grounding *g, uint64_t mask, uint32_t *s0, uint32_t *s1)
+{
+    *s0 = 0;
+    *s1 = (uint32_t)g->n_sents;
+    if (mask && !(mask & (mask - 1))) {
+        const struct gsource *src = &g->sources[__builtin_ctzll(mask)];
+        *s0 = src->s0;
+        *s1 = src->s1;
+    }
+}
+
 /* A value that stands with other words in the sources: some word of the claim occurs only in sentences that
  * give a value of this kind, and never this one ("part-time ... 25 days" where the part-time sentence says
  * 15). */
@@ -1171,6 +1178,8 @@ static bool swapped(const struct grounding *g, uint64_t mask, const struct set *
 {
     const struct claim *c = &g->c;
     bool any = false;
+    uint32_t s0, s1;
+    sents_of(g, mask, &s0, &s1);
     for (size_t k = 0; k < c->n_typed; k++) {
         const struct typed *t = &c->typed[k];
         if (!c->typed_slot[k] || t->kind == TYPED_IDENT || !set_has(everywhere, c->typed_slot[k] - 1u))
@@ -1179,7 +1188,7 @@ static bool swapped(const struct grounding *g, uint64_t mask, const struct set *
             if (!set_has(everywhere, w))
                 continue;
             size_t with = 0, against = 0;
-            for (uint32_t s = 0; s < g->n_sents && with <= SWAPPED_SENTENCES_MAX && with == against; s++) {
+            for (uint32_t s = s0; s < s1 && with <= SWAPPED_SENTENCES_MAX && with == against; s++) {
                 if (!in_range(g, s, mask) || !set_has(&g->hit[s], w))
                     continue;
                 with++;
@@ -1325,8 +1334,9 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
     float *f = d->f;
     struct set everywhere = {{0}};
     float best1 = 0, best2 = 0, novel = 0;
-    uint32_t at1 = NONE, at2 = NONE;
-    for (uint32_t s = 0; s < g->n_sents; s++) {
+    uint32_t at1 = NONE, at2 = NONE, s0, s1;
+    sents_of(g, mask, &s0, &s1);
+    for (uint32_t s = s0; s < s1; s++) {
         if (!in_range(g, s, mask) || g->cover[s] <= 0)
             continue;
         set_or(&everywhere, &g->hit[s]);
@@ -1423,7 +1433,7 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
             md.year = 0;
             y.month = y.day = y.alt_month = y.alt_day = 0;
             bool a = false, b = false;
-            for (uint32_t s = 0; s < g->n_sents && !(a && b); s++)
+            for (uint32_t s = s0; s < s1 && !(a && b); s++)
                 for (uint32_t j = g->sents[s].t0; in_range(g, s, mask) && j < g->sents[s].t1; j++) {
                     a = a || (g->typed[j].kind == TYPED_DATE && !g->typed[j].year &&
                               typed_date_match(&md, &g->typed[j]));
@@ -1492,8 +1502,8 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
     if (d->lo != NONE && g->english && best1 >= POLARITY_COVER_MIN) {
         struct polarity worst = compare_polarity(g, at1, at1);
         unsigned looked = 0;
-        for (uint32_t s = 0; s < g->n_sents && looked < CANDIDATES_MAX &&
-                             (worst.negation || worst.quantity || worst.direction);
+        for (uint32_t s = s0;
+             s < s1 && looked < CANDIDATES_MAX && (worst.negation || worst.quantity || worst.direction);
              s++) {
             if (!in_range(g, s, mask) || g->cover[s] < 0.85f * best1 || s == at1)
                 continue;
@@ -1524,7 +1534,7 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
         }
     }
     unsigned compared = 0;
-    for (uint32_t s = 0; s < g->n_sents && compared < 2 * CANDIDATES_MAX; s++)
+    for (uint32_t s = s0; s < s1 && compared < 2 * CANDIDATES_MAX; s++)
         if (in_range(g, s, mask) && g->cover[s] >= EDIT_COVER_MIN) {
             d->edit = fmaxf(d->edit, repeated(g, s));
             compared++;
@@ -1544,7 +1554,7 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
             slots[n_anchors++] = slot;
     }
     if (n_anchors >= 2 && n_typed_anchors >= 1) {
-        for (uint32_t s = 0; s < g->n_sents; s++) {
+        for (uint32_t s = s0; s < s1; s++) {
             uint32_t m = 0;
             for (size_t k = 0; k < n_anchors && in_range(g, s, mask); k++)
                 m |= (uint32_t)set_has(&g->hit[s], slots[k]) << k;
@@ -1553,7 +1563,7 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
         for (size_t a = 0; a < n_typed_anchors && !f[GF_BINDING]; a++)
             for (size_t b = a + 1; b < n_anchors && !f[GF_BINDING]; b++) {
                 bool bound = slots[a] == slots[b];
-                for (uint32_t s = 0; s < g->n_sents && !bound; s++) {
+                for (uint32_t s = s0; s < s1 && !bound; s++) {
                     uint32_t m = g->anchors[s];
                     if (s && g->sents[s - 1].source == g->sents[s].source)
                         m |= g->anchors[s - 1];
@@ -1617,7 +1627,7 @@ static enum cairn_err embed_support(struct grounding *g, struct cairn_str text, 
             texts[m] = (struct cairn_str){g->sources[t->source].text.p + t->start, t->end - t->start};
         }
     }
-    err = encoder_embed(g->embedder, texts, m + 1, g->scratch, NULL, why);
+    err = encoder_embed(g->embedder, texts, m + 1, g->scratch, g->stop, why);
     if (err)
         return err;
     size_t dim = g->dim;
@@ -1679,7 +1689,7 @@ static float scaled_cosine(const struct grounding *g, const float cosine[GROUND_
  * ----------------------------------------------------------------------------------------------------------------
  */
 
-float grounding_combine(const float f[GF_N], bool with_cosine)
+static float combine(const float f[GF_N], bool with_cosine)
 {
     const float *w = with_cosine ? weights_cosine : weights_plain;
     float z = w[GF_N];
@@ -1903,7 +1913,9 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
                                struct ground_sentence *out, struct cairn_why *why)
 {
     memset(out, 0, sizeof *out);
-    enum cairn_err err = check_span(g, text, start, end, why);
+    enum cairn_err err = cairn_stopped(g->stop, why);
+    if (!err)
+        err = check_span(g, text, start, end, why);
     if (err)
         return err;
     out->start = start;
@@ -1939,7 +1951,7 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
             return err;
         all.f[GF_COSINE] = scaled_cosine(g, cosine, mask_all(g));
     }
-    float score = grounding_combine(all.f, with_cosine);
+    float score = combine(all.f, with_cosine);
     if (g->combiner)
         score = 1 - combine_words(g, text, start, end, &all, true);
     score = g->n_sources ? judge(g, &all, score) : 0;
@@ -1956,7 +1968,7 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
             find(g, text, start, end, 1ULL << s, d);
         if (with_cosine)
             d->f[GF_COSINE] = scaled_cosine(g, cosine, 1ULL << s);
-        float p = judge(g, d, grounding_combine(d->f, with_cosine));
+        float p = judge(g, d, combine(d->f, with_cosine));
         single[s] = p;
         if (d->lo != NONE && (p >= g->support_min || d->f[GF_COV2] > 0.3f))
             add_evidence(g, out, s, d, p);

@@ -30,8 +30,6 @@ enum ground_feature {
     GF_N
 };
 
-float grounding_combine(const float f[GF_N], bool with_cosine);
-
 /* What the trained combiner reads of a sentence; BORROWED until the next sentence. */
 struct ground_words {
     size_t n;              /* words */

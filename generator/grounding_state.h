@@ -93,6 +93,7 @@ struct grounding {
     uint32_t dim;
     float baseline, support_min;
     const struct ground_combiner *combiner; /* BORROWED; NULL: the weights set by hand */
+    const struct cairn_stop *stop;          /* BORROWED, or NULL */
     struct gsource *sources;
     size_t n_sources;
     struct gword *words;
@@ -106,7 +107,6 @@ struct grounding {
     size_t ids_cap, n_ids;
     float *idf;             /* [n_ids] */
     uint16_t *slot_of;      /* [n_ids], slot + 1 of the present claim */
-    uint16_t *opposite;     /* [n_ids], 2 * group + side + 1 */
     struct map_slot *marks; /* pairs, initials, acronyms, beginnings -> bitmap of sources */
     size_t marks_cap;
     uint32_t *chain_head, *chain_next; /* exact word triples */

@@ -97,7 +97,8 @@ bool prompt_source(struct cairn_buf *b, const struct answer_source *s, size_t nu
     return ok && cairn_buf_puts(b, "\n\n");
 }
 
-bool prompt_user(struct cairn_buf *b, const struct answer_request *q, size_t n_sources, size_t cut_len)
+/* The user message. cut_len: bytes of the first source's text. */
+static bool put_user(struct cairn_buf *b, const struct answer_request *q, size_t n_sources, size_t cut_len)
 {
     bool ok = cairn_buf_puts(b, "Sources:\n\n");
     for (size_t i = 0; i < n_sources && ok; i++)
@@ -202,7 +203,7 @@ enum cairn_err prompt_build(struct prompt *out, const struct tokenizer *t, enum 
     cairn_buf_init(&b, PROMPT_BYTES_MAX);
     int32_t *other = NULL;
     size_t n_other = 0;
-    if (!prompt_user(&b, q, used, cut_len))
+    if (!put_user(&b, q, used, cut_len))
         err = cairn_fail(why, CAIRN_ENOMEM, "prompt text");
     if (!err)
         err = encode(&out->ids, &out->n, t, tmpl, q->style, (struct cairn_str){b.bytes, b.len}, why);

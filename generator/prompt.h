@@ -28,7 +28,5 @@ void prompt_release(struct prompt *p);
  * own headings marked as quoted and without code points that no reader sees. len: how much of the source's
  * text. */
 bool prompt_source(struct cairn_buf *b, const struct answer_source *s, size_t number, size_t len);
-/* The user message. cut_len: bytes of the first source's text. */
-bool prompt_user(struct cairn_buf *b, const struct answer_request *q, size_t n_sources, size_t cut_len);
 
 #endif

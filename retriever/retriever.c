@@ -328,6 +328,7 @@ static enum cairn_err plan(struct run *x)
         q->per_document_max ? q->per_document_max : (size_t)conf(x->r, "retriever.per_document_max");
     x->k = q->k ? q->k : 10;
     x->rerank = x->r->reranker && x->rerank_weight > 0;
+    x->out->rerank_weight = x->rerank ? x->rerank_weight : 0;
     return CAIRN_OK;
 }
 

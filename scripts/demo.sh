@@ -2,6 +2,12 @@
 # From nothing to a cited, checked answer on Debian 12: packages, build, models, sample documents, one question.
 #   scripts/demo.sh ["another question"]
 set -euo pipefail
+case "${1:-}" in
+-h | --help)
+    sed -n '2,3p' "$0" | sed 's/^# \{0,1\}//'
+    exit 0
+    ;;
+esac
 cd "$(dirname "$0")/.."
 
 question=${1:-"How many weeks of paid leave does the parent who did not give birth get?"}

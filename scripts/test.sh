@@ -2,6 +2,12 @@
 # All tests on Debian 12, with all of their own set-up: packages, models, the release build with every test, and the quick
 # tests once more under AddressSanitizer and UBSan.
 set -euo pipefail
+case "${1:-}" in
+-h | --help)
+    sed -n '2,3p' "$0" | sed 's/^# \{0,1\}//'
+    exit 0
+    ;;
+esac
 cd "$(dirname "$0")/.."
 
 started=$SECONDS

@@ -154,7 +154,11 @@ static bool on_event(void *ctx, const char *name, const void *msgpack, size_t le
             out_text(s.p, s.len);
             l->printed += s.len;
         } else if (wire_str_is(s, "restart")) {
-            printf("\n\nThat is not in the documents. What they say:\n\n");
+            if (!wire_map_find(&r, "reason", &v) || !wire_str(&v, &s))
+                s = (struct cairn_str){"", 0};
+            printf("\n\n%s", wire_str_is(s, "quoted")    ? "That is not in the documents. What they say:\n\n"
+                             : wire_str_is(s, "checked") ? "Checked against the documents:\n\n"
+                                                         : "");
             l->printed = 0;
         }
         fflush(stdout);

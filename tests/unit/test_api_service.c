@@ -161,9 +161,13 @@ static void callers_see_what_their_principals_allow(void **state)
     enum cairn_err err;
     fix_fill(f.s);
     struct cairn_str finance = cairn_str_of("finance"), legal = cairn_str_of("legal");
-    struct api_caller of_finance = {ROLE_USER, &finance, 1, "k1", false},
-                      of_legal = {ROLE_USER, &legal, 1, "k2", false},
-                      nobody = {ROLE_READ_ONLY, NULL, 0, "k3", false};
+    struct api_caller of_finance = {.role = ROLE_USER,
+                                    .principals = &finance,
+                                    .n_principals = 1,
+                                    .key_id = "k1"},
+                      of_legal = {.role = ROLE_USER, .principals = &legal, .n_principals = 1, .key_id = "k2"},
+                      nobody = {
+                          .role = ROLE_READ_ONLY, .principals = NULL, .n_principals = 0, .key_id = "k3"};
     const char *q = "{\"collection\":\"hr\",\"query\":\"salary band four\"}";
     json_t *j = fix_try(f.s, &of_finance, "search", q, NULL, &err, &why);
     CHECK(j && j_len(j, "hits") == 1);
@@ -630,6 +634,64 @@ static void the_table_and_the_numbers_are_told(void **state)
     fix_close(&f);
 }
 
+/* The verdict and score of one claim about leave, under the settings and with the parameter (or NULL). */
+static bool leave_is_supported(const char *setting, const char *param, double *score)
+{
+    const char *settings[] = {setting, NULL};
+    struct fix f = fix_open(settings);
+    char params[300];
+    snprintf(params, sizeof params,
+             "{\"text\":\"An employee may take 28 days as leave.\",\"sources\":[\"Every employee has 28 days "
+             "of annual leave.\"]%s%s}",
+             param ? ",\"support_min\":" : "", param ? param : "");
+    json_t *j = fix_call(f.s, "ground.check", params);
+    json_t *c = json_array_get(json_object_get(j, "claims"), 0);
+    bool supported = strcmp(j_str(c, "verdict"), "supported") == 0;
+    *score = json_number_value(json_object_get(c, "score"));
+    json_decref(j);
+    fix_close(&f);
+    return supported;
+}
+
+static void ground_check_asks_for_the_configured_support(void **state)
+{
+    UNUSED_STATE(state);
+    double score;
+    CHECK(leave_is_supported("grounding.support_min=0.05", NULL, &score));
+    CHECK(score > 0.05 && score < 0.99);
+    CHECK(!leave_is_supported("grounding.support_min=0.99", NULL, &score));
+    CHECK(leave_is_supported("grounding.support_min=0.99", "0.05", &score));
+}
+
+/* A minute of work, far more than the deadline leaves. */
+static void ground_check_ends_at_its_deadline(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    enum { SENTENCES = 3000, SOURCES = 40 };
+    struct fix f = fix_open(NULL);
+    struct cairn_buf text, params, in, out;
+    cairn_buf_init(&text, 0);
+    cairn_buf_init(&params, 0);
+    cairn_buf_init(&in, 0);
+    cairn_buf_init(&out, 0);
+    for (int i = 0; i < SENTENCES; i++)
+        cairn_buf_printf(&text, "Box %d holds %d pumps of 2019. ", i, 7 * i);
+    cairn_buf_printf(&params, "{\"text\":\"%.*s\",\"sources\":[", (int)text.len, text.bytes);
+    for (int i = 0; i < SOURCES; i++)
+        cairn_buf_printf(&params, "%s\"%.*s\"", i ? "," : "", 60000, text.bytes);
+    cairn_buf_printf(&params, "]}");
+    CHECK_OK(api_json_to_msgpack(params.bytes, params.len, &in, &why));
+    struct cairn_stop stop = {.deadline_us = cairn_now_us() + 300000};
+    CHECK_ERR(service_call(f.s, &fix_local, "ground.check", in.bytes, in.len, NULL, &stop, &out, &why),
+              CAIRN_EDEADLINE);
+    cairn_buf_release(&text);
+    cairn_buf_release(&params);
+    cairn_buf_release(&in);
+    cairn_buf_release(&out);
+    fix_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -644,6 +706,8 @@ int main(void)
         TEST(sync_makes_the_collection_what_the_directory_is),
         TEST(answers_leave_a_record_and_old_ones_go),
         TEST(the_table_and_the_numbers_are_told),
+        TEST(ground_check_asks_for_the_configured_support),
+        TEST(ground_check_ends_at_its_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -189,9 +189,10 @@ static void only_allowed_vectors_are_seen(void **state)
     enum cairn_err err;
     fill(f.s);
     struct cairn_str staff = cairn_str_of("staff");
-    struct api_caller of_staff = {ROLE_USER, &staff, 1, "k1", false},
-                      guest = {ROLE_USER, NULL, 0, "k2", false},
-                      reader = {ROLE_READ_ONLY, NULL, 0, "k3", false};
+    struct api_caller of_staff = {.role = ROLE_USER, .principals = &staff, .n_principals = 1, .key_id = "k1"},
+                      guest = {.role = ROLE_USER, .principals = NULL, .n_principals = 0, .key_id = "k2"},
+                      reader = {
+                          .role = ROLE_READ_ONLY, .principals = NULL, .n_principals = 0, .key_id = "k3"};
     const char *q = "{\"collection\":\"v\",\"vector\":[0,0,-1],\"exact\":false,\"explain\":true}";
     json_t *j = fix_try(f.s, &of_staff, "vector.search", q, NULL, &err, &why);
     CHECK(j && j_len(j, "hits") == 3);
@@ -359,11 +360,11 @@ static void recall_is_measured_when_idle_by_band(void **state)
     search_as(f.s, "\"few\"");
     fix_do(f.s, "vector.search", "{\"collection\":\"cosine\",\"vector\":[1,2,3,4,5,6,7,8],\"exact\":true}");
     atomic_fetch_add(&f.s->in_flight, 1); /* a request runs: nothing is measured */
-    (void)upkeep_round(f.s->upkeep);
+    (void)upkeep_round(f.s->upkeep, cairn_now_us());
     for (unsigned b = 0; b < RECALL_BANDS; b++)
         CHECK_U64_EQ(atomic_load(&m->recall_samples[b]), 0);
     atomic_fetch_sub(&f.s->in_flight, 1);
-    (void)upkeep_round(f.s->upkeep);
+    (void)upkeep_round(f.s->upkeep, cairn_now_us());
     uint64_t samples = 0, found = 0, wanted = 0;
     for (unsigned b = 0; b < RECALL_BANDS; b++) {
         samples += atomic_load(&m->recall_samples[b]);
@@ -377,7 +378,7 @@ static void recall_is_measured_when_idle_by_band(void **state)
     /* what changed since is not judged by what is there now */
     search_as(f.s, NULL);
     fix_do(f.s, "doc.delete", "{\"collection\":\"cosine\",\"ids\":[\"1\"]}");
-    (void)upkeep_round(f.s->upkeep);
+    (void)upkeep_round(f.s->upkeep, cairn_now_us());
     CHECK_U64_EQ(atomic_load(&m->recall_stale), 1);
     /* a search that missed is told */
     float q[DIM] = {1, 2, 3, 4, 5, 6, 7, 8};
@@ -389,12 +390,12 @@ static void recall_is_measured_when_idle_by_band(void **state)
     if ((uint64_t)j_int(hit(j, 0), "passage_id") == 1)
         wrong.passage_id = 2;
     json_decref(j);
-    (void)upkeep_round(f.s->upkeep); /* the search above is itself a sample */
+    (void)upkeep_round(f.s->upkeep, cairn_now_us()); /* the search above is itself a sample */
     static const double shares[] = {1, 0.31, 0.05, 0.049};
     for (unsigned b = 0; b < RECALL_BANDS; b++) {
         uint64_t had = atomic_load(&m->recall_wanted[b]), hits = atomic_load(&m->recall_found[b]);
         upkeep_sample(f.s->upkeep, "cosine", &all, q, DIM, 1, &wrong, 1, generation, shares[b]);
-        (void)upkeep_round(f.s->upkeep);
+        (void)upkeep_round(f.s->upkeep, cairn_now_us());
         CHECK_U64_EQ(atomic_load(&m->recall_wanted[b]) - had, 1);
         CHECK_U64_EQ(atomic_load(&m->recall_found[b]) - hits, 0);
     }
@@ -422,13 +423,13 @@ static void upkeep_merges_what_was_put(void **state)
     put_random(f.s, "cosine", 9);
     json_t *before = fix_call(f.s, "server.stats", "{}");
     CHECK_I64_EQ(j_int(json_object_get(before, "store"), "n_delta"), N);
-    (void)upkeep_round(f.s->upkeep);
+    (void)upkeep_round(f.s->upkeep, cairn_now_us());
     json_t *after = fix_call(f.s, "server.stats", "{}");
     CHECK_I64_EQ(j_int(json_object_get(after, "store"), "n_delta"), 0);
     CHECK_I64_EQ(j_int(json_object_get(after, "store"), "n_segments"), 1);
     CHECK_I64_EQ(j_int(json_object_get(after, "merge"), "n_merges"), 1);
     CHECK_I64_EQ(j_int(after, "generation"), j_int(before, "generation"));
-    (void)upkeep_round(f.s->upkeep); /* nothing new: nothing to do */
+    (void)upkeep_round(f.s->upkeep, cairn_now_us()); /* nothing new: nothing to do */
     json_decref(after);
     after = fix_call(f.s, "server.stats", "{}");
     CHECK_I64_EQ(j_int(json_object_get(after, "merge"), "n_merges"), 1);
@@ -453,7 +454,7 @@ static void a_full_queue_drops_and_a_small_share_samples_few(void **state)
     put_random(f.s, "cosine", 5);
     for (int i = 0; i < 40; i++)
         search_as(f.s, NULL);
-    (void)upkeep_round(f.s->upkeep);
+    (void)upkeep_round(f.s->upkeep, cairn_now_us());
     uint64_t samples = 0;
     for (unsigned b = 0; b < RECALL_BANDS; b++)
         samples += atomic_load(&f.s->metrics.recall_samples[b]);
@@ -472,21 +473,21 @@ static void a_failed_merge_is_tried_again_later_and_later(void **state)
     struct api_metrics *m = &f.s->metrics;
     put_random(f.s, "cosine", 4);
     CHECK_OK(cairn_failpoint_set("api.merge=error", &why));
+    int64_t now = 1000000000;
     for (int i = 0; i < 5; i++)
-        (void)upkeep_round(f.s->upkeep);
+        (void)upkeep_round(f.s->upkeep, now + i * 200000);
     CHECK_U64_EQ(atomic_load(&m->merge_errors), 1); /* the others came before its time */
-    struct timespec s = {1, 50000000};
-    nanosleep(&s, NULL);
-    (void)upkeep_round(f.s->upkeep);
-    (void)upkeep_round(f.s->upkeep);
+    now += 600000000;
+    (void)upkeep_round(f.s->upkeep, now);
+    (void)upkeep_round(f.s->upkeep, now + 1999999); /* two seconds now */
     CHECK_U64_EQ(atomic_load(&m->merge_errors), 2);
-    nanosleep(&s, NULL);
-    (void)upkeep_round(f.s->upkeep); /* two seconds now */
-    CHECK_U64_EQ(atomic_load(&m->merge_errors), 2);
+    now += 600000000;
+    (void)upkeep_round(f.s->upkeep, now);
+    (void)upkeep_round(f.s->upkeep, now + 3999999);
+    CHECK_U64_EQ(atomic_load(&m->merge_errors), 3);
     CHECK_OK(cairn_failpoint_set(NULL, &why));
-    nanosleep(&s, NULL);
-    (void)upkeep_round(f.s->upkeep);
-    CHECK_U64_EQ(atomic_load(&m->merge_errors), 2);
+    (void)upkeep_round(f.s->upkeep, now + 600000000);
+    CHECK_U64_EQ(atomic_load(&m->merge_errors), 3);
     fix_close(&f);
 }
 

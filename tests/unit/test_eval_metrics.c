@@ -236,27 +236,6 @@ static void files_of_both_layouts_are_read(void **state)
     test_rmdir(dir);
 }
 
-static void citations_count_as_in_alce(void **state)
-{
-    UNUSED_STATE(state);
-    double p, r;
-    static const bool yes_no[] = {true, false}, no_yes[] = {false, true}, no_no[] = {false, false},
-                      both[] = {true, true};
-    const struct eval_cited s[] = {
-        {true,  1, NULL,   NULL  }, /* a single one takes the verdict: 1 of 1 */
-        {true,  2, yes_no, no_yes}, /* the second adds nothing and the rest carries it: 1 of 2 */
-        {true,  2, no_no,  no_no }, /* only together: 2 of 2 */
-        {true,  2, both,   both  }, /* either would do: 2 of 2 */
-        {false, 3, NULL,   NULL  }, /* not supported: 0 of 3 */
-        {true,  0, NULL,   NULL  }, /* supported, but cites nothing */
-    };
-    eval_citations(s, 6, &p, &r);
-    CHECK_NEAR(p, 6.0 / 10, 1e-15);
-    CHECK_NEAR(r, 4.0 / 6, 1e-15);
-    eval_citations(s, 0, &p, &r);
-    CHECK_NEAR(p + r, 0, 0);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -265,7 +244,6 @@ int main(void)
         TEST(recall_is_not_capped_and_precision_divides_by_k),
         TEST(twice_is_an_error_and_so_is_no_number),
         TEST(files_of_both_layouts_are_read),
-        TEST(citations_count_as_in_alce),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

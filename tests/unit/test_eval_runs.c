@@ -254,8 +254,53 @@ static void halves_and_baselines(void **state)
     CHECK_NEAR(json_number_value(json_array_get(x, 0)), 1, 0);
     json_decref(v);
     cairn_free(out);
+    const char *none[] = {"eval",          "retrieval", "--run", "fine.lexical", "--qrels",
+                          "set/qrels.tsv", "--draws",   "0",     "--json",       NULL};
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(none), none, &out), 0);
+    v = json_loads(out, 0, NULL);
+    CHECK_U64_EQ(json_object_size(json_object_get(v, "intervals")), 0); /* none asked for, none told */
+    json_decref(v);
+    cairn_free(out);
     const char *drop[] = {"eval", "compare", "--before", "good", "--now", "before", "--fail-on-drop", NULL};
     CHECK_I64_EQ(run(&p, eval_main, N_WORDS(drop), drop, &out), 1);
+    cairn_free(out);
+    test_rmdir(p.dir);
+}
+
+static void an_index_is_compared_with_its_earlier_run(void **state)
+{
+    UNUSED_STATE(state);
+    if (!test_model_file("all-minilm-l6-v2", "model.safetensors"))
+        skip();
+    struct place p = {test_tmpdir()};
+    char *out;
+    write_to(&p, "set/corpus.jsonl", corpus);
+    write_to(&p, "set/queries.jsonl", "{\"_id\": \"q1\", \"text\": \"cairns\"}\n");
+    write_to(&p, "set/qrels.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n");
+    const char *argv[] = {"eval",
+                          "ann",
+                          "--set",
+                          "set",
+                          "--data",
+                          "cache",
+                          "--embedder",
+                          "all-minilm-l6-v2",
+                          "--json",
+                          "--out",
+                          "records",
+                          "--models",
+                          test_models_dir(),
+                          "--baseline",
+                          "records",
+                          "--fail-on-drop",
+                          NULL};
+    CHECK_I64_EQ(run(&p, eval_main, 13, argv, &out), 0);
+    cairn_free(out);
+    CHECK_I64_EQ(run(&p, eval_main, N_WORDS(argv), argv, &out), 0);
+    json_t *v = json_loads(out, 0, NULL);
+    CHECK_NEAR(number(v, "baseline", "recall", "difference"), 0, 0);
+    CHECK_NEAR(number(v, "baseline", "recall", "n"), 1, 0);
+    json_decref(v);
     cairn_free(out);
     test_rmdir(p.dir);
 }
@@ -343,33 +388,49 @@ static void wrong_use_and_absent_files_have_their_codes(void **state)
     char *out;
     write_to(&p, "bad/corpus.jsonl", "{\"_id\": \"a\"}\n");
     write_to(&p, "bad/queries.jsonl", "[]\n");
+    write_to(&p, "empty/kb/a.txt", "A document.\n");
+    write_to(&p, "empty/questions.jsonl", "");
     static const struct {
         const char *argv[8];
         int argc, code;
     } cases[] = {
-        {{"eval"},                                                       1, 2},
-        {{"eval", "frobnicate"},                                         2, 2},
-        {{"eval", "retrieval"},                                          2, 2},
-        {{"eval", "retrieval", "--set"},                                 3, 2},
-        {{"eval", "retrieval", "--set", "bad", "--sample", "-3"},        6, 2},
-        {{"eval", "retrieval", "--set", "bad", "--dense-weight", "2"},   6, 2},
-        {{"eval", "retrieval", "--set", "bad", "--legs", "magic"},       6, 2},
-        {{"eval", "retrieval", "--set", "bad", "--measures", "ndcg@x"},  6, 2},
-        {{"eval", "retrieval", "--set", "absent", "--embedder", "none"}, 6, 3},
-        {{"eval", "retrieval", "--set", "bad", "--embedder", "none"},    6, 1},
-        {{"eval", "retrieval", "--run", "absent", "--qrels", "absent"},  6, 3},
-        {{"eval", "answers", "--set", "absent"},                         4, 3},
-        {{"eval", "answers", "--json"},                                  3, 2},
-        {{"eval", "retrieval", "--help"},                                3, 0},
-        {{"eval", "answers", "--help"},                                  3, 0},
-        {{"eval", "retrieval", "--set", "bad", "--half", "3"},           6, 2},
-        {{"eval", "retrieval", "--set", "bad", "--fusion", "magic"},     6, 2},
-        {{"eval", "compare", "--before", "absent"},                      4, 2},
-        {{"eval", "compare", "--before", "absent", "--now", "absent"},   6, 3},
-        {{"eval", "compare", "--help"},                                  3, 0},
+        {{"eval"},                                                                      1, 2},
+        {{"eval", "frobnicate"},                                                        2, 2},
+        {{"eval", "retrieval"},                                                         2, 2},
+        {{"eval", "retrieval", "--set"},                                                3, 2},
+        {{"eval", "retrieval", "--set", "bad", "--sample", "-3"},                       6, 2},
+        {{"eval", "retrieval", "--set", "bad", "--dense-weight", "2"},                  6, 2},
+        {{"eval", "retrieval", "--set", "bad", "--legs", "magic"},                      6, 2},
+        {{"eval", "retrieval", "--set", "bad", "--measures", "ndcg@x"},                 6, 2},
+        {{"eval", "retrieval", "--set", "absent", "--embedder", "none"},                6, 3},
+        {{"eval", "retrieval", "--set", "bad", "--embedder", "none"},                   6, 1},
+        {{"eval", "retrieval", "--run", "absent", "--qrels", "absent"},                 6, 3},
+        {{"eval", "answers", "--set", "absent"},                                        4, 3},
+        {{"eval", "answers", "--json"},                                                 3, 2},
+        {{"eval", "retrieval", "--help"},                                               3, 0},
+        {{"eval", "answers", "--help"},                                                 3, 0},
+        {{"eval", "retrieval", "--set", "bad", "--half", "3"},                          6, 2},
+        {{"eval", "retrieval", "--set", "bad", "--backend", "abacus"},                  6, 2},
+        {{"bench", "--backend", "abacus"},                                              3, 2},
+        {{"bench", "model", "--backend", "abacus"},                                     4, 2},
+        {{"eval", "retrieval", "--set", "bad", "--fail-on-drop"},                       5, 2},
+        {{"eval", "all", "--sets", ".", "--fail-on-drop"},                              5, 2},
+        {{"eval", "all", "--sets", ".", "--only", "retrieval", "--baseline", "absent"}, 8, 3},
+        {{"eval", "all", "--sets", ".", "--only", "nothing", "--baseline", "bad"},      8, 1},
+        {{"eval", "retrieval", "--run", "r", "--qrels", "q", "--sample", "5"},          8, 2},
+        {{"eval", "retrieval", "--run", "r", "--qrels", "q", "--half", "1"},            8, 2},
+        {{"eval", "retrieval", "--run", "r", "--qrels", "q", "--legs", "lexical"},      8, 2},
+        {{"eval", "retrieval", "--run", "r", "--qrels", "q", "--k", "100"},             8, 2},
+        {{"bench", "--kb", "empty/kb", "--data", "."},                                  5, 1},
+        {{"bench", "answers", "--kb", "empty/kb", "--data", "."},                       6, 1},
+        {{"eval", "retrieval", "--set", "bad", "--fusion", "magic"},                    6, 2},
+        {{"eval", "compare", "--before", "absent"},                                     4, 2},
+        {{"eval", "compare", "--before", "absent", "--now", "absent"},                  6, 3},
+        {{"eval", "compare", "--help"},                                                 3, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        CHECK_I64_EQ(run(&p, eval_main, cases[i].argc, (const char **)(uintptr_t)cases[i].argv, &out),
+        CHECK_I64_EQ(run(&p, strcmp(cases[i].argv[0], "bench") == 0 ? bench_main : eval_main, cases[i].argc,
+                         (const char **)(uintptr_t)cases[i].argv, &out),
                      cases[i].code);
         cairn_free(out);
     }
@@ -401,6 +462,38 @@ static json_t *call(struct service *s, const struct api_caller *me, const char *
     cairn_buf_release(&out);
     cairn_buf_release(&text);
     return v;
+}
+
+static bool count(void *ctx, struct cairn_str key, struct cairn_str bytes)
+{
+    (void)key;
+    (void)bytes;
+    ++*(size_t *)ctx;
+    return true;
+}
+static size_t answers_kept(struct service *s)
+{
+    TEST_WHY;
+    size_t n = 0;
+    struct store_view *v;
+    CHECK_OK(store_view_begin(&v, service_store(s), &why));
+    CHECK_OK(store_record_each(v, "answer", (struct cairn_str){"", 0}, count, &n, &why));
+    store_view_end(v);
+    return n;
+}
+/* Questions and queries that the distributions know. */
+static size_t seen_words(struct service *s, const struct api_caller *me)
+{
+    json_t *v = call(s, me, "server.stats", "{}", 0), *d, *x;
+    const char *name;
+    size_t i, n = 0;
+    json_object_foreach(json_object_get(v, "distributions"), name, d)
+    {
+        if (strstr(name, "words"))
+            json_array_foreach(json_object_get(d, "counts"), i, x) n += (size_t)json_integer_value(x);
+    }
+    json_decref(v);
+    return n;
 }
 
 static void a_running_service_is_judged_with_the_rights_of_the_caller(void **state)
@@ -458,13 +551,30 @@ static void a_running_service_is_judged_with_the_rights_of_the_caller(void **sta
     CHECK_NEAR(number(v, "metrics", "contains", NULL), 1, 0);
     CHECK_NEAR(number(v, "metrics", "refusal_accuracy", NULL), 1, 0);
     CHECK_NEAR(number(v, "metrics", "wrong_refusals", NULL), 0, 0);
+    CHECK(!json_object_get(v, "warnings"));
     json_decref(v);
+    v = call(s, &user, "eval.run",
+             "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]},{\"query\":\"y\","
+             "\"relevant\":[\"a\"]}],\"colour\":\"red\"}",
+             0);
+    CHECK_U64_EQ(json_array_size(json_object_get(v, "warnings")), 1); /* of two calls, the same */
+    CHECK(strstr(json_string_value(json_array_get(json_object_get(v, "warnings"), 0)), "colour"));
+    json_decref(v);
+    CHECK_U64_EQ(answers_kept(s), 0);
+    CHECK_U64_EQ(seen_words(s, &local), 0);
+    json_decref(call(s, &user, "ask",
+                     "{\"collection\":\"c\",\"mode\":\"extract\",\"question\":\"When do dogs bark?\"}", 0));
+    CHECK_U64_EQ(answers_kept(s), 1); /* of those that somebody asked */
+    CHECK_U64_EQ(seen_words(s, &local), 1);
     static const char *const bad[] = {
         "{\"collection\":\"c\"}",
         "{\"collection\":\"c\",\"queries\":[]}",
         "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\"}]}",
         "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[3]}]}",
         "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]}],\"k\":0}",
+        "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]}],\"measures\":\"ndcg@5\"}",
+        "{\"collection\":\"c\",\"queries\":[{\"query\":\"x\",\"relevant\":[\"a\"]}],\"measures\":[]}",
+        "{\"collection\":\"c\",\"questions\":[{\"question\":\"x\",\"answers\":[]}],\"measures\":[\"f1\"]}",
         "{\"collection\":\"c\",\"questions\":[{\"question\":\"x\",\"answerable\":true}]}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         call(s, &local, "eval.run", bad[i], CAIRN_EINVAL);
@@ -516,13 +626,18 @@ static void results_become_a_page_that_stands_alone(void **state)
         "{\"set\": \"<b>&\", \"metrics\": {\"fused\": {\"ndcg@10\": 0.875}}, \"intervals\": {\"fused "
         "ndcg@10\": "
         "[0.85, 0.9]}}\n{\"command\": \"answers\", \"result\": {\"set\": \"s\", \"metrics\": {\"f1\": 0.5}, "
-        "\"curve\": [[0.1, 0.9], [1.0, 0.5]]}}\n");
+        "\"curve\": [[0.1, 0.9], [1.0, 0.5]]}}\n{\"command\": \"grounding\", \"result\": {\"set\": \"g\", "
+        "\"auc\": 0.75, \"ece\": null, \"interval95\": {\"auc\": [0.6, 0.9], \"ece\": null}}}\n");
     const char *argv[] = {"eval", "report", "--in", "in", "--out", "page.html", NULL};
     CHECK_I64_EQ(run(&p, eval_main, N_WORDS(argv), argv, &out), 0);
     cairn_free(out);
     CHECK_OK(cairn_read_file(&page, &len, path, 1 << 20, &why));
     CHECK(strstr(page, "fused ndcg@10") && strstr(page, "0.875") && strstr(page, "<polyline") &&
           strstr(page, "&lt;b&gt;&amp;"));
+    size_t whiskers = 0;
+    for (const char *at = page; (at = strstr(at, "<path d=\"M")) != NULL; at++)
+        whiskers += strncmp(at, "<path d=\"M40 10V210H400", 23) != 0; /* but for the curve's axes */
+    CHECK_U64_EQ(whiskers, 2);                                        /* fused ndcg@10 and auc */
     CHECK(!strstr(page, "http") && !strstr(page, "<script") && !strstr(page, "src="));
     cairn_free(page);
     cairn_free(path);
@@ -581,6 +696,7 @@ int main(void)
         TEST(passages_with_questions_are_a_set_too),
         TEST(documents_are_cut_and_conversations_end_in_a_question),
         TEST(halves_and_baselines),
+        TEST(an_index_is_compared_with_its_earlier_run),
         TEST(a_running_service_is_judged_with_the_rights_of_the_caller),
         TEST(a_moved_distribution_is_told_from_chance),
         TEST(results_become_a_page_that_stands_alone),

@@ -45,6 +45,9 @@ static void the_same_seed_gives_the_same_interval(void **state)
     CHECK(a.low == b.low && a.high == b.high);
     CHECK_NEAR(a.mean, 0.55, 1e-12);
     CHECK(a.low < a.mean && a.mean < a.high);
+    CHECK_OK(
+        stats_bootstrap(v, 5, 1000, 0x8a47cee458e02d49u, &a, &why)); /* of a state that would never move */
+    CHECK(a.low < a.mean && a.mean < a.high);
     CHECK_OK(stats_bootstrap(v, 0, 1000, 7, &a, &why));
     CHECK(isnan(a.mean) && isnan(a.low));
     CHECK_ERR(stats_bootstrap(v, 5, STATS_DRAWS_MAX + 1, 7, &a, &why), CAIRN_EINVAL);

@@ -67,6 +67,8 @@ struct seen {
     char text[4096];
     size_t len, sentences, cancel_after, deltas, restarts;
     size_t last_end;
+    char reason[16];  /* of the last restart */
+    char first[4096]; /* what the first took back */
 };
 static bool on_event(void *ctx, const struct answer_event *e)
 {
@@ -78,7 +80,11 @@ static bool on_event(void *ctx, const struct answer_event *e)
         s->len += e->delta.len;
         s->deltas++;
     } else if (e->kind == ANSWER_EVENT_RESTART) {
+        if (!s->restarts)
+            memcpy(s->first, s->text, s->len);
         s->len = s->sentences = s->last_end = 0;
+        memset(s->text, 0, sizeof s->text);
+        snprintf(s->reason, sizeof s->reason, "%s", e->reason);
         s->restarts++;
     } else {
         CHECK(e->sentence->end <= s->len); /* the text of a verdict came before it */
@@ -88,6 +94,9 @@ static bool on_event(void *ctx, const struct answer_event *e)
     }
     return !(s->cancel_after && s->deltas >= s->cancel_after);
 }
+
+/* What the model wrote, whatever became of it. */
+static const char *written(const struct seen *s) { return s->restarts ? s->first : s->text; }
 
 static void covered(const struct answer *a)
 {
@@ -292,13 +301,13 @@ static void auto_takes_back_what_no_source_carries(void **state)
         q.on_event = on_event;
         q.ctx = &seen;
         CHECK_OK(generator_answer(g, &q, &a, NULL, &why));
-        if (a.refusal == REFUSAL_NONE) {
-            CHECK_U64_EQ(seen.len, a.text_len);
-            CHECK(memcmp(seen.text, a.text, a.text_len) == 0);
-            CHECK_U64_EQ(seen.sentences, a.n_sentences);
-        }
-        CHECK_U64_EQ(seen.restarts, a.refusal == REFUSAL_NONE && a.mode == ANSWER_EXTRACT);
+        CHECK_STR_EQ(seen.text, a.text);
+        CHECK_U64_EQ(seen.sentences, a.n_sentences);
+        CHECK(a.evidence.chance > 0 && a.evidence.chance < 1); /* whatever was done in between */
+        CHECK(!isnan(a.evidence.rerank) && !isnan(a.evidence.sentence) && isnan(a.evidence.margin));
         if (a.refusal == REFUSAL_NONE && a.mode == ANSWER_EXTRACT) {
+            CHECK_STR_EQ(seen.reason, "quoted");
+            CHECK_U64_EQ(seen.restarts, 1);
             CHECK(strstr(a.text, "1,200 litres") != NULL);
             CHECK_GE(a.completion_tokens, 1);
             quoted++;
@@ -309,6 +318,140 @@ static void auto_takes_back_what_no_source_carries(void **state)
     generator_close(g);
     encoder_close(pair);
     cairn_config_free(config);
+}
+
+/* What was streamed since the last restart is the answer, whatever was taken back of it. */
+static void the_stream_ends_as_the_answer(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    if (!gen)
+        skip();
+    size_t checked = 0, refused = 0;
+    for (uint64_t seed = 0; seed < 36; seed++) {
+        struct seen seen = {0};
+        struct answer a;
+        struct answer_request q =
+            request("When is the water pump tested, and who signs the log?", ANSWER_GENERATE);
+        q.temperature = seed % 2 ? 0.5f : 1.1f;
+        q.seed = seed;
+        q.max_tokens = 50;
+        q.enforce = (enum answer_enforce)(seed % 3);
+        q.on_event = on_event;
+        q.ctx = &seen;
+        CHECK_OK(generator_answer(gen, &q, &a, NULL, &why));
+        CHECK_STR_EQ(seen.text, a.text);
+        CHECK_U64_EQ(seen.sentences, a.n_sentences);
+        covered(&a);
+        for (size_t i = 0; i < a.n_sentences; i++) {
+            CHECK(q.enforce == ENFORCE_MARK || a.sentences[i].verdict != VERDICT_UNSUPPORTED);
+            for (size_t k = 0; k < a.sentences[i].n_cited; k++)
+                CHECK(a.sentences[i].cited_ok[k] && a.sentences[i].verdict == VERDICT_SUPPORTED);
+            const char *mark = strstr(a.text + a.sentences[i].start, "[2]");
+            if (mark && mark < a.text + a.sentences[i].end)
+                CHECK(a.sentences[i].verdict == VERDICT_SUPPORTED);
+        }
+        checked += strcmp(seen.reason, "checked") == 0;
+        refused += strcmp(seen.reason, "refused") == 0;
+        answer_release(&a);
+    }
+    print_message("%zu told again, %zu refused\n", checked, refused);
+    CHECK_GE(checked, 1);
+    CHECK_GE(refused, 1);
+    struct generator_stats x;
+    generator_stats_get(gen, &x);
+    CHECK(x.steps >= 36 && x.rows >= x.steps && x.prompt_tokens > 36 * 50 && x.completion_tokens >= 36);
+    CHECK(x.cached_tokens > 0 && x.cached_tokens < x.prompt_tokens && x.accepted <= x.drafted);
+    CHECK(x.running == 0 && x.waiting == 0 && x.rejected == 0);
+    CHECK(x.kv_pages_free <= x.kv_pages && x.kv_page_bytes > 0);
+    generator_stats_get(quoting, &x);
+    CHECK(x.steps == 0 && x.prompt_tokens == 0 && x.kv_pages == 0);
+}
+
+/* Text without a verdict never is part of an answer. */
+static void an_answer_ends_where_its_verdicts_end(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    if (!gen)
+        skip();
+    struct cairn_config *config = cairn_config_new();
+    struct generator *g;
+    size_t cut = 0;
+    CHECK_OK(cairn_config_add_table(config, generator_conf, generator_conf_len, &why));
+    CHECK_OK(cairn_config_set(config, "generator.answer_sentences_max", "1", &why));
+    CHECK_OK(generator_open(&g, dec, emb, NULL, config, &why));
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        struct seen seen = {0};
+        struct answer a;
+        struct answer_request q = request("Tell me about the water pump.", ANSWER_GENERATE);
+        q.temperature = seed ? 0.7f : 0;
+        q.seed = seed;
+        q.max_tokens = 60;
+        q.on_event = on_event;
+        q.ctx = &seen;
+        CHECK_OK(generator_answer(g, &q, &a, NULL, &why));
+        CHECK(a.n_sentences <= 1);
+        covered(&a);
+        CHECK_STR_EQ(seen.text, a.text);
+        CHECK_U64_EQ(seen.sentences, a.n_sentences);
+        cut += a.n_sentences == 1 && strcmp(a.finish, "length") == 0 && a.completion_tokens < q.max_tokens;
+        answer_release(&a);
+    }
+    CHECK_GE(cut, 1);
+    generator_close(g);
+    cairn_config_free(config);
+}
+
+/* Deltas of a quotation: cut by a stop string, or beginning with the words that a model refuses with. */
+static void quotations_are_streamed_whatever_they_say(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    static const char *const stop[] = {"Monday"};
+    struct seen seen = {0};
+    struct answer a;
+    struct answer_request q = request("When is the water pump tested?", ANSWER_EXTRACT);
+    q.stop = stop;
+    q.n_stop = 1;
+    q.on_event = on_event;
+    q.ctx = &seen;
+    CHECK_OK(generator_answer(quoting, &q, &a, NULL, &why));
+    CHECK_STR_EQ(a.finish, "stop");
+    CHECK_STR_EQ(a.text, "The water pump at Lake Harrow is tested every ");
+    CHECK_STR_EQ(seen.text, a.text);
+    CHECK_U64_EQ(seen.sentences, 1);
+    CHECK(a.first_token_us > 0);
+    answer_release(&a);
+    for (enum answer_style style = ANSWER_SENTENCES; style <= ANSWER_PHRASE; style++) {
+        seen = (struct seen){0};
+        q = request("What does the pump print for the error NOT FOUND?", ANSWER_EXTRACT);
+        sources[0].text = cairn_str_of("NOT FOUND is the error that the pump prints when no sensor answers.");
+        q.style = style;
+        q.on_event = on_event;
+        q.ctx = &seen;
+        CHECK_OK(generator_answer(quoting, &q, &a, NULL, &why));
+        CHECK(a.refusal == REFUSAL_NONE);
+        CHECK(strstr(a.text, "NOT FOUND is the error"));
+        CHECK_STR_EQ(seen.text, a.text);
+        CHECK_U64_EQ(seen.sentences, a.n_sentences);
+        answer_release(&a);
+    }
+}
+
+/* Without a look at the evidence nothing of it is known. */
+static void evidence_not_looked_at_is_not_known(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    struct answer a;
+    struct answer_request q = request("When is the water pump tested?", ANSWER_EXTRACT);
+    q.n_sources = 0;
+    CHECK_OK(generator_answer(quoting, &q, &a, NULL, &why));
+    const struct answer_evidence *e = &a.evidence;
+    CHECK(isnan(e->chance) && isnan(e->rerank) && isnan(e->sentence) && isnan(e->dense) && isnan(e->margin));
+    CHECK(isnan(e->cover) && isnan(e->lacks) && isnan(e->nowhere) && isnan(e->plain) && isnan(e->typed));
+    answer_release(&a);
 }
 
 /* Under the rule for quotes the model chooses where to begin and to end; the words are the source's. */
@@ -339,12 +482,12 @@ static void a_quote_is_the_sources_words(void **state)
         answer_release(&a);
         q.ctx = &plain;
         CHECK_OK(generator_answer(undrafted, &q, &a, NULL, &why));
-        CHECK_STR_EQ(plain.text, seen.text); /* guesses change nothing */
+        CHECK_STR_EQ(written(&plain), written(&seen)); /* guesses change nothing */
         unsigned number = 0;
-        char *mark = strrchr(seen.text, '[');
-        CHECK(seen.len > 4 && mark && mark > seen.text + 1 && sscanf(mark, "[%u]", &number) == 1);
+        const char *quote = written(&seen), *mark = strrchr(quote, '[');
+        CHECK(mark && mark > quote + 1 && sscanf(mark, "[%u]", &number) == 1);
         CHECK(number >= 1 && number <= 2);
-        const char *from = seen.text + (seen.text[0] == ' ');
+        const char *from = quote + (quote[0] == ' ');
         CHECK(memmem(texts[number - 1], strlen(texts[number - 1]), from, (size_t)(mark - 1 - from)));
         answer_release(&a);
     }
@@ -390,9 +533,9 @@ static void constrained_citations_name_sources_and_change_nothing_else(void **st
             CHECK_OK(generator_answer(k ? (i % 2 ? gen : constrained) : gen, &q, &a[k], NULL, &why));
             answer_release(&a[k]);
         }
-        CHECK_U64_EQ(wrong_marks(seen[1].text, 2), 0);
-        if (i == 0 && wrong_marks(seen[0].text, 2) == 0) /* greedy, and the rule never bound */
-            CHECK_STR_EQ(seen[1].text, seen[0].text);
+        CHECK_U64_EQ(wrong_marks(written(&seen[1]), 2), 0);
+        if (i == 0 && wrong_marks(written(&seen[0]), 2) == 0) /* greedy, and the rule never bound */
+            CHECK_STR_EQ(written(&seen[1]), written(&seen[0]));
     }
     generator_close(constrained);
     cairn_config_free(config);
@@ -407,6 +550,10 @@ int main(void)
         TEST(cancelling_ends_the_answer_where_it_is),
         TEST(relevance_grows_with_the_pair_model_and_with_cover),
         TEST(auto_takes_back_what_no_source_carries),
+        TEST(the_stream_ends_as_the_answer),
+        TEST(an_answer_ends_where_its_verdicts_end),
+        TEST(quotations_are_streamed_whatever_they_say),
+        TEST(evidence_not_looked_at_is_not_known),
         TEST(a_quote_is_the_sources_words),
         TEST(constrained_citations_name_sources_and_change_nothing_else),
     };

@@ -211,6 +211,7 @@ static void the_pair_model_reads_the_top(void **state)
     struct retrieve_request q = request("how long must a password be?");
     CHECK_OK(retrieve(f.r, &q, &x, NULL, &why));
     CHECK_STR_EQ(x.hits[0].document_id, "d2");
+    CHECK_NEAR(x.rerank_weight, 0.5, 0);
     for (size_t i = 0; i < x.n_hits; i++) {
         CHECK(!isnan(x.hits[i].rerank));
         CHECK(i == 0 || x.hits[0].rerank > x.hits[i].rerank);
@@ -219,6 +220,11 @@ static void the_pair_model_reads_the_top(void **state)
     q.rerank_weight = 0;
     CHECK_OK(retrieve(f.r, &q, &x, NULL, &why));
     CHECK(isnan(x.hits[0].rerank) && x.rerank_us == 0);
+    CHECK_NEAR(x.rerank_weight, 0, 0);
+    retrieval_release(&x);
+    q = request("passwords are long"); /* a claim: the pair model says less of it */
+    CHECK_OK(retrieve(f.r, &q, &x, NULL, &why));
+    CHECK(x.rerank_weight > 0 && x.rerank_weight < 0.5f);
     retrieval_release(&x);
     close_fixture(&f);
 }

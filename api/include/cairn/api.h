@@ -56,7 +56,8 @@ struct api_caller {
                                            a subset of these */
     size_t n_principals;
     const char *key_id; /* "" = local or open */
-    bool local; /* the command line on the data directory: all rights, may name file paths for doc.sync */
+    bool local;   /* the command line on the data directory: all rights, may name file paths for doc.sync */
+    bool judging; /* a question of eval.run: leaves no answer record, and nothing in the distributions */
 };
 struct api_sink { /* where a call's notifications go */
     /* event: one msgpack map without msgid; BORROWED for the call. Returns false to cancel the call. NULL: no
@@ -81,7 +82,8 @@ struct api_method {
     const char *name, *help;
     enum api_role role; /* least role */
     bool writes, streams,
-        control; /* control: answered on the loop thread before any queue (hello, server.health, $/cancel) */
+        control, /* control: answered on the loop thread before any queue (hello, server.health, $/cancel) */
+        heavy;   /* may run long, as what writes or streams may: leaves a worker to short requests */
 };
 size_t api_method_count(void);
 const struct api_method *api_method_at(size_t i);

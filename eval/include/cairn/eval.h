@@ -99,8 +99,6 @@ char *eval_normalize(const char *text, size_t len);
 /* F1 of the token multisets; when one side is empty: 1 when both are. */
 CAIRN_MUST_USE enum cairn_err eval_f1(const char *gold, const char *answer, double *f1,
                                       struct cairn_why *why);
-CAIRN_MUST_USE enum cairn_err eval_exact(const char *gold, const char *answer, bool *exact,
-                                         struct cairn_why *why);
 /* Against several accepted answers, best of each; an answer of "" is the answer "there is none", which is
  * right when n_gold is 0. */
 struct eval_answer_score {
@@ -110,19 +108,6 @@ struct eval_answer_score {
 };
 CAIRN_MUST_USE enum cairn_err eval_answer(const char *const *gold, size_t n_gold, const char *answer,
                                           struct eval_answer_score *out, struct cairn_why *why);
-
-/* Citations as ALCE counts them, given who entails what (here: the checker's verdicts). */
-struct eval_cited {
-    bool joined;       /* the cited passages together support the sentence */
-    size_t n;          /* its citations */
-    const bool *alone; /* [n] this passage alone supports it; NULL: each takes joined */
-    const bool *rest;  /* [n] the others support it without this one; NULL: false */
-};
-/* recall: sentences with at least one citation that are supported / all sentences. precision: citations that
- * count / all; one counts when the sentence is supported and (it alone supports it or the rest does not); a
- * single one takes the sentence's verdict; 0 when there are none. Of one answer; take the mean over answers.
- */
-void eval_citations(const struct eval_cited *sentences, size_t n, double *precision, double *recall);
 
 /* ---- commands
  * ------------------------------------------------------------------------------------------------ */

@@ -51,7 +51,8 @@ struct ground_sentence {
     size_t n_flags;
     uint32_t cited[8]; /* source numbers (0-based) the sentence's [n] marks name */
     size_t n_cited;
-    bool cited_ok[8]; /* the source named by cited[i] supports the sentence by itself: the mark is kept */
+    bool cited_ok[8]; /* the source named by cited[i] supports the sentence by itself: an answer keeps the
+                         mark, and takes the others out of its text and of cited */
     uint32_t citations_dropped; /* marks that named no source, or one that does not support the sentence */
 };
 /* Is evidence i of a supported sentence cited: the best, and what is nearly as good? */
@@ -71,11 +72,13 @@ struct ground_opts {
     struct encoder *embedder;  /* BORROWED; NULL: no embedding support signal */
     const char *language;      /* stemming; NULL: english */
     struct cairn_str question; /* words of the question are not evidence; may be empty */
-    float support_min;         /* 0: config default */
+    float support_min;         /* 0: 0.5; what grounding.support_min says is the caller's to pass */
     float embed_baseline; /* cosine of unrelated sentences under the embedder (grounding_embed_baseline); 0:
                              measured on first use */
     const struct ground_combiner *combiner; /* BORROWED until close; NULL: the shipped one */
     bool by_hand;                           /* none: the weights set by hand alone */
+    const struct cairn_stop
+        *stop; /* BORROWED until close, may be NULL: looked at once a source, once a sentence */
 };
 /* Mean cosine of a few unrelated sentences: what "no similarity" looks like under this model. */
 CAIRN_MUST_USE enum cairn_err grounding_embed_baseline(struct encoder *e, float *out, struct cairn_why *why);
@@ -104,16 +107,9 @@ enum answer_mode { ANSWER_AUTO, ANSWER_GENERATE, ANSWER_EXTRACT };
  * that follow each other, word for word, and its mark. */
 enum answer_rule { ANSWER_RULE_CONFIG, ANSWER_RULE_NONE, ANSWER_RULE_CITATIONS, ANSWER_RULE_QUOTE };
 /* Why there is no answer. Decided from evidence, not by asking the model. */
-enum refusal {
-    REFUSAL_NONE,
-    REFUSAL_NO_PASSAGES,
-    REFUSAL_LOW_RELEVANCE,
-    REFUSAL_UNSUPPORTED,
-    REFUSAL_MODEL,
-    REFUSAL_NOT_PERMITTED
-};
+enum refusal { REFUSAL_NONE, REFUSAL_NO_PASSAGES, REFUSAL_LOW_RELEVANCE, REFUSAL_UNSUPPORTED, REFUSAL_MODEL };
 const char *
-refusal_name(enum refusal r); /* "no_passages", "low_relevance", "unsupported", "model_refused", ... */
+refusal_name(enum refusal r); /* "none", "no_passages", "low_relevance", "unsupported", "model_refused" */
 
 /* What an answer is: cited sentences, or the shortest phrase that answers (a name, a date, a number). */
 enum answer_style { ANSWER_SENTENCES, ANSWER_PHRASE };
@@ -123,13 +119,16 @@ struct answer_source {
     float score, dense, rerank;         /* NaN = unknown */
     const float *vector;
 };
-/* RESTART: forget all deltas and sentences so far; mode auto quotes, because what the model wrote is not in
- * the sources. */
+/* RESTART: forget all deltas and sentences so far. "quoted": mode auto quotes, because what the model wrote
+ * is not in the sources; "checked": the text comes again, without the sentences and marks that were taken
+ * back; "refused": nothing comes, the answer is a refusal. The deltas since the last RESTART are the answer's
+ * text. */
 enum answer_event_kind { ANSWER_EVENT_DELTA, ANSWER_EVENT_SENTENCE, ANSWER_EVENT_RESTART };
 struct answer_event {
     enum answer_event_kind kind;
     struct cairn_str delta;                 /* DELTA: text to append, whole code points, final */
     const struct ground_sentence *sentence; /* SENTENCE: a verdict; offsets into the text so far */
+    const char *reason;                     /* RESTART */
 };
 /* What is done about a sentence that is judged unsupported: its verdict says so; it is left out of the final
  * text; or the answer is a refusal ("unsupported"). */
@@ -151,7 +150,7 @@ struct answer_request {
      * their common beginning. Without it only our own words are shared. */
     bool has_partition;
     struct cairn_hash partition;
-    enum answer_enforce enforce; /* events already sent say what was unsupported */
+    enum answer_enforce enforce;
     /* Returns false to cancel. May be NULL. */
     bool (*on_event)(void *ctx, const struct answer_event *e);
     void *ctx;
@@ -171,7 +170,7 @@ struct answer_evidence {
     float typed;    /* 1: the best sentence has a value of the kind asked for */
 };
 struct answer {
-    struct answer_evidence evidence; /* chance NaN: not looked at */
+    struct answer_evidence evidence; /* all NaN: not looked at */
     char *text;                      /* OWNED by the answer; "" when refused */
     size_t text_len;
     struct ground_sentence *sentences;
@@ -179,7 +178,9 @@ struct answer {
     enum refusal refusal;
     char *refusal_message; /* for a person; NULL when none */
     enum answer_mode mode; /* the one used */
-    const char *finish;    /* "end", "length", "stop", "cancelled", "deadline", "repetition", "refused" */
+    /* "end", "length" (of tokens, bytes or sentences), "stop", "cancelled", "deadline", "repetition",
+     * "refused" */
+    const char *finish;
     uint32_t prompt_tokens, completion_tokens, sources_used,
         sources_dropped;                      /* dropped: did not fit the budget */
     uint32_t cached_tokens;                   /* of the prompt, computed for an earlier one */

@@ -59,6 +59,7 @@ struct retrieval {
     struct retrieved *hits; /* best first: scores fall along the list unless mmr_lambda < 1 */
     size_t n_hits;
     uint64_t n_allowed;      /* passages the caller may see in this collection */
+    float rerank_weight;     /* of this query; 0: not reranked */
     float *query_vector;     /* [dim] or NULL */
     struct vector_plan plan; /* of the dense leg; path NULL: it did not run */
     struct store_hit

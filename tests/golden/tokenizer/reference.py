@@ -10,14 +10,15 @@
 
 LINES end in NUL. OUT has one line for each: number of ids, FNV-1a 64 over them as little-endian int32, and, for short ones of the first 50,
 the ids themselves. Packages: xllamacpp 2026.10.11549, tokenizers 0.23.3, gguf 0.19.0, sentencepiece 0.2.3.
-How the committed files came about, with the models of scripts/models and ../shared/data/tiny-models/vocab-llama-spm.gguf:
+How the committed files came about, with the models of scripts/models and the SentencePiece
+vocabulary of Llama 2 (vocab-llama-spm.gguf):
     make_lines.py > lines.bin
     reference.py llama.cpp qwen2.5-coder-0.5b-instruct-q4_k_m/model.gguf lines.bin qwen2.ids
     reference.py llama.cpp smollm2-135m-instruct-q4_1/model.gguf lines.bin smollm.ids
     reference.py wordpiece bge-small-en-v1.5/vocab.txt lines.bin wordpiece.ids
     reference.py spm vocab-llama-spm.gguf lines.bin spm.ids
     reference.py chat MODEL.gguf chat.bin chat-qwen2.ids; chat-smollm.ids likewise
-    reference.py xquad ../shared/data/xquad xquad.bin; then bpe and wordpiece over xquad.bin to xquad-*.ids
+    reference.py xquad DIR xquad.bin, DIR holding the XQuAD set; then bpe and wordpiece over xquad.bin to xquad-*.ids
 """
 
 import glob

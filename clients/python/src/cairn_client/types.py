@@ -40,6 +40,7 @@ class Answer(TypedDict):
 
 class AskEvent(TypedDict, total=False):
     kind: str  # "sources", "delta", "sentence", or "restart": forget deltas and sentences so far
+    reason: str  # of a restart: "quoted", "checked" (the text comes again) or "refused"
     seq: int
     text: str
     sources: List[Dict[str, Any]]
