@@ -88,7 +88,36 @@ struct bench_text {
     struct cairn_str source, stranger;
     uint64_t *state;
     struct cairn_buf edited, whole;
+    FILE *out; /* NULL: no lines */
 };
+
+/* A line of --out: the claim as it was scored, what each alarm says of it, and the flags. */
+static enum cairn_err tell_case(const struct bench_text *b, const char *kind, const struct scored *row,
+                                const struct ground_sentence *r, struct cairn_str text, struct cairn_why *why)
+{
+    static const char *const families[F_N + 1] = {"value",     "name",    "negation", "quantifier",
+                                                  "direction", "binding", "any"};
+    if (!b->out)
+        return CAIRN_OK;
+    json_t *v = json_pack("{s:s, s:s, s:s%}", "kind", kind, "source", b->set->sources[b->t->source].key,
+                          "text", text.p + r->start, r->end - r->start),
+           *flags = json_array();
+    for (int f = 0; f <= F_N; f++)
+        json_object_set_new(v, families[f], json_real(row->score[f]));
+    for (size_t i = 0; i < r->n_flags; i++)
+        json_array_append_new(flags,
+                              json_pack("{s:s, s:s%, s:f, s:b}", "kind", r->flags[i].kind, "text",
+                                        text.p + r->flags[i].start, r->flags[i].end - r->flags[i].start,
+                                        "confidence", (double)r->flags[i].confidence, "contradiction",
+                                        (int)r->flags[i].contradiction));
+    json_object_set_new(v, "named", json_boolean(row->named));
+    json_object_set_new(v, "flags", flags);
+    char *line = v ? json_dumps(v, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    bool ok = line && fputs(line, b->out) >= 0 && fputc('\n', b->out) != EOF;
+    free(line);
+    json_decref(v);
+    return ok ? CAIRN_OK : cairn_fail(why, CAIRN_EIO, "line of --out");
+}
 
 /* One edit of the kind, in the first sentence from a drawn one that allows it. */
 static enum cairn_err try_kind(struct bench_text *b, const struct cairn_span *spans, size_t n, uint8_t kind,
@@ -120,7 +149,9 @@ static enum cairn_err try_kind(struct bench_text *b, const struct cairn_span *sp
                                       strcmp(r.flags[k].kind, "coverage") != 0 &&
                                       r.flags[k].start < x.start + end + (end == start) &&
                                       r.flags[k].end + (end == start) > x.start + start);
-        return keep(out, row, why);
+        err = tell_case(b, edit_names[kind], &row, &r,
+                        (struct cairn_str){(const char *)b->whole.bytes, b->whole.len}, why);
+        return err ? err : keep(out, row, why);
     }
     return CAIRN_OK;
 }
@@ -140,7 +171,9 @@ static enum cairn_err one_text(struct bench_text *b, struct scores *out, struct 
         spans[claims++] = spans[i];
         struct scored row = {.source = b->t->source, .kind = EDIT_N};
         alarms_of(&r, row.score);
-        err = keep(out, row, why);
+        err = tell_case(b, "untouched", &row, &r, text, why);
+        if (!err)
+            err = keep(out, row, why);
     }
     for (uint8_t k = 0; k < EDIT_N && !err; k++)
         err = try_kind(b, spans, claims, k, out, why);
@@ -171,13 +204,19 @@ int edit_suite(const struct options *o, struct ground_set *s, const struct groun
 {
     struct cairn_why why = {0};
     struct scores all = {0};
-    uint64_t state = o->seed * 0x9E3779B97F4A7C15ULL + 7;
+    uint64_t state;
     uint8_t *fold = cairn_calloc(s->n_sources, sizeof *fold);
     enum cairn_err err =
         fold ? gm_folds(fold, s->n_sources, o->seed, &why) : cairn_fail(&why, CAIRN_ENOMEM, "folds");
     size_t clean = 0;
+    FILE *lines = o->out && !err ? fopen(o->out, "w") : NULL;
+    if (o->out && !err && !lines)
+        err = cairn_fail(&why, CAIRN_EIO, "%s cannot be written", o->out);
     for (size_t i = 0; i < s->n_texts && !err; i++) {
-        struct bench_text b = {.set = s, .t = &s->texts[i], .state = &state};
+        struct bench_text b = {.set = s, .t = &s->texts[i], .state = &state, .out = lines};
+        /* drawn by the text alone, so that a half of the set has the edits that the whole has */
+        state = (o->seed * 0x9E3779B97F4A7C15ULL + 7) ^ cairn_xxh64(b.t->text, strlen(b.t->text), o->seed);
+        state += !state;
         const struct text_source *src = &s->sources[b.t->source],
                                  *other = &s->sources[(b.t->source + (s->n_sources + 1) / 2) % s->n_sources];
         progress(o, "editing", i + 1, s->n_texts);
@@ -205,6 +244,8 @@ int edit_suite(const struct options *o, struct ground_set *s, const struct groun
         cairn_buf_release(&joined);
     }
     progress_clear();
+    if (lines && fclose(lines) != 0 && !err)
+        err = cairn_fail(&why, CAIRN_EIO, "%s: what was written may be lost", o->out);
     double *room = err ? NULL : cairn_reallocarray(NULL, all.n + 1, sizeof *room);
     if (!err && !room)
         err = cairn_fail(&why, CAIRN_ENOMEM, "scores");
