@@ -86,65 +86,148 @@ struct bench_text {
     const struct judged_text *t;
     struct grounding *g;
     struct cairn_str source, stranger;
-    uint64_t *state;
+    uint64_t state;
     struct cairn_buf edited, whole;
+    edit_case_fn fn;
+    void *ctx;
 };
 
 /* One edit of the kind, in the first sentence from a drawn one that allows it. */
 static enum cairn_err try_kind(struct bench_text *b, const struct cairn_span *spans, size_t n, uint8_t kind,
-                               struct scores *out, struct cairn_why *why)
+                               struct cairn_why *why)
 {
     const char *text = b->t->text;
-    size_t from = n ? (size_t)(lab_rand(b->state) % n) : 0, len = strlen(text);
+    size_t from = n ? (size_t)(lab_rand(&b->state) % n) : 0, len = strlen(text);
     for (size_t i = 0; i < n; i++) {
         struct cairn_span x = spans[(from + i) % n];
         struct cairn_str s = {text + x.start, x.end - x.start};
         size_t start, end;
-        if (!edit_make((enum edit_kind)kind, s, b->source, b->stranger, b->state, &b->edited, &start, &end))
+        if (!edit_make((enum edit_kind)kind, s, b->source, b->stranger, &b->state, &b->edited, &start, &end))
             continue;
         cairn_buf_clear(&b->whole);
         if (!cairn_buf_put(&b->whole, text, x.start) ||
             !cairn_buf_put(&b->whole, b->edited.bytes, b->edited.len) ||
             !cairn_buf_put(&b->whole, text + x.end, len - x.end))
             return cairn_fail(why, CAIRN_ENOMEM, "edited text");
-        struct ground_sentence r;
-        enum cairn_err err =
-            grounding_check(b->g, (struct cairn_str){(const char *)b->whole.bytes, b->whole.len}, x.start,
-                            x.start + b->edited.len, &r, why);
-        if (err)
-            return err;
-        struct scored row = {.source = b->t->source, .kind = kind};
-        alarms_of(&r, row.score);
-        for (size_t k = 0; k < r.n_flags; k++)
-            row.named = row.named || (strcmp(r.flags[k].kind, "verbatim") != 0 &&
-                                      strcmp(r.flags[k].kind, "coverage") != 0 &&
-                                      r.flags[k].start < x.start + end + (end == start) &&
-                                      r.flags[k].end + (end == start) > x.start + start);
-        return keep(out, row, why);
+        struct edit_case c = {
+            .set = b->set,
+            .t = b->t,
+            .g = b->g,
+            .text = {(const char *)b->whole.bytes, b->whole.len},
+            .kind = kind,
+            .start = x.start + start,
+            .end = x.start + end
+        };
+        enum cairn_err err = grounding_check(b->g, c.text, x.start, x.start + b->edited.len, &c.says, why);
+        return err ? err : b->fn(b->ctx, &c, why);
     }
     return CAIRN_OK;
 }
 
-static enum cairn_err one_text(struct bench_text *b, struct scores *out, struct cairn_why *why)
+static enum cairn_err one_text(struct bench_text *b, struct cairn_why *why)
 {
-    struct cairn_str text = cairn_str_of(b->t->text);
+    struct edit_case c = {
+        .set = b->set, .t = b->t, .g = b->g, .text = cairn_str_of(b->t->text), .kind = EDIT_N};
     struct cairn_span spans[256];
-    size_t n = cairn_sentences(text, spans, 256), claims = 0;
+    size_t n = cairn_sentences(c.text, spans, 256), claims = 0;
     n = n > 256 ? 256 : n;
     enum cairn_err err = CAIRN_OK;
     for (size_t i = 0; i < n && !err; i++) {
-        struct ground_sentence r;
-        err = grounding_check(b->g, text, spans[i].start, spans[i].end, &r, why);
-        if (err || r.verdict == VERDICT_NO_CLAIM)
+        err = grounding_check(b->g, c.text, spans[i].start, spans[i].end, &c.says, why);
+        if (err || c.says.verdict == VERDICT_NO_CLAIM)
             continue;
         spans[claims++] = spans[i];
-        struct scored row = {.source = b->t->source, .kind = EDIT_N};
-        alarms_of(&r, row.score);
-        err = keep(out, row, why);
+        err = b->fn(b->ctx, &c, why);
     }
     for (uint8_t k = 0; k < EDIT_N && !err; k++)
-        err = try_kind(b, spans, claims, k, out, why);
+        err = try_kind(b, spans, claims, k, why);
     return err;
+}
+
+enum cairn_err edit_cases(const struct options *o, struct ground_set *s, const struct ground_combiner *m,
+                          edit_case_fn fn, void *ctx, size_t *clean, struct cairn_why *why)
+{
+    enum cairn_err err = CAIRN_OK;
+    *clean = 0;
+    for (size_t i = 0; i < s->n_texts && !err; i++) {
+        struct bench_text b = {.set = s, .t = &s->texts[i], .fn = fn, .ctx = ctx};
+        /* drawn by the text alone, so that a half of the set has the edits that the whole has */
+        b.state = (o->seed * 0x9E3779B97F4A7C15ULL + 7) ^ cairn_xxh64(b.t->text, strlen(b.t->text), o->seed);
+        b.state += !b.state;
+        const struct text_source *src = &s->sources[b.t->source],
+                                 *other = &s->sources[(b.t->source + (s->n_sources + 1) / 2) % s->n_sources];
+        progress(o, "editing", i + 1, s->n_texts);
+        if (b.t->positive || !other->n || !src->n)
+            continue;
+        ++*clean;
+        struct cairn_buf joined;
+        cairn_buf_init(&b.edited, 0);
+        cairn_buf_init(&b.whole, 0);
+        cairn_buf_init(&joined, 0);
+        for (size_t k = 0; k < src->n && !err; k++)
+            if (!cairn_buf_puts(&joined, src->pieces[k]) || !cairn_buf_puts(&joined, "\n"))
+                err = cairn_fail(why, CAIRN_ENOMEM, "passages");
+        b.source = (struct cairn_str){(const char *)joined.bytes, joined.len};
+        b.stranger = cairn_str_of(other->pieces[0]);
+        if (!err)
+            err = cairn_stopped(&run_stop, why);
+        if (!err)
+            err = ground_set_open(&b.g, s, i, b.t->source, m, why);
+        if (!err)
+            err = one_text(&b, why);
+        grounding_close(b.g);
+        cairn_buf_release(&b.edited);
+        cairn_buf_release(&b.whole);
+        cairn_buf_release(&joined);
+    }
+    progress_clear();
+    return err;
+}
+
+struct suite {
+    struct scores all;
+    FILE *lines; /* NULL: none */
+};
+
+/* A line of --out: the claim as it was scored, what each alarm says of it, and the flags. */
+static enum cairn_err tell_case(FILE *to, const struct edit_case *c, const struct scored *row,
+                                struct cairn_why *why)
+{
+    static const char *const families[F_N + 1] = {"value",     "name",    "negation", "quantifier",
+                                                  "direction", "binding", "any"};
+    const struct ground_sentence *r = &c->says;
+    json_t *v = json_pack("{s:s, s:s, s:s%}", "kind", c->kind < EDIT_N ? edit_names[c->kind] : "untouched",
+                          "source", c->set->sources[c->t->source].key, "text", c->text.p + r->start,
+                          r->end - r->start),
+           *flags = json_array();
+    for (int f = 0; f <= F_N; f++)
+        json_object_set_new(v, families[f], json_real(row->score[f]));
+    for (size_t i = 0; i < r->n_flags; i++)
+        json_array_append_new(flags,
+                              json_pack("{s:s, s:s%, s:f, s:b}", "kind", r->flags[i].kind, "text",
+                                        c->text.p + r->flags[i].start, r->flags[i].end - r->flags[i].start,
+                                        "confidence", (double)r->flags[i].confidence, "contradiction",
+                                        (int)r->flags[i].contradiction));
+    json_object_set_new(v, "named", json_boolean(row->named));
+    json_object_set_new(v, "flags", flags);
+    bool ok = v && json_dumpf(v, to, JSON_COMPACT | JSON_PRESERVE_ORDER) == 0 && fputc('\n', to) != EOF;
+    json_decref(v);
+    return ok ? CAIRN_OK : cairn_fail(why, CAIRN_EIO, "line of --out");
+}
+
+static enum cairn_err score_case(void *ctx, const struct edit_case *c, struct cairn_why *why)
+{
+    struct suite *u = ctx;
+    struct scored row = {.source = c->t->source, .kind = c->kind};
+    alarms_of(&c->says, row.score);
+    bool gone = c->end == c->start;
+    for (size_t k = 0; k < c->says.n_flags && c->kind < EDIT_N; k++) {
+        const struct ground_flag *f = &c->says.flags[k];
+        row.named = row.named || (strcmp(f->kind, "verbatim") != 0 && strcmp(f->kind, "coverage") != 0 &&
+                                  f->start < c->end + gone && f->end + gone > c->start);
+    }
+    enum cairn_err err = u->lines ? tell_case(u->lines, c, &row, why) : CAIRN_OK;
+    return err ? err : keep(&u->all, row, why);
 }
 
 static int by_fall(const void *a, const void *b)
@@ -170,41 +253,19 @@ static double share(size_t part, size_t of) { return of ? (double)part / (double
 int edit_suite(const struct options *o, struct ground_set *s, const struct ground_combiner *m)
 {
     struct cairn_why why = {0};
-    struct scores all = {0};
-    uint64_t state = o->seed * 0x9E3779B97F4A7C15ULL + 7;
+    struct suite u = {0};
+    size_t clean = 0;
     uint8_t *fold = cairn_calloc(s->n_sources, sizeof *fold);
     enum cairn_err err =
         fold ? gm_folds(fold, s->n_sources, o->seed, &why) : cairn_fail(&why, CAIRN_ENOMEM, "folds");
-    size_t clean = 0;
-    for (size_t i = 0; i < s->n_texts && !err; i++) {
-        struct bench_text b = {.set = s, .t = &s->texts[i], .state = &state};
-        const struct text_source *src = &s->sources[b.t->source],
-                                 *other = &s->sources[(b.t->source + (s->n_sources + 1) / 2) % s->n_sources];
-        progress(o, "editing", i + 1, s->n_texts);
-        if (b.t->positive || !other->n || !src->n)
-            continue;
-        clean++;
-        struct cairn_buf joined;
-        cairn_buf_init(&b.edited, 0);
-        cairn_buf_init(&b.whole, 0);
-        cairn_buf_init(&joined, 0);
-        for (size_t k = 0; k < src->n && !err; k++)
-            if (!cairn_buf_puts(&joined, src->pieces[k]) || !cairn_buf_puts(&joined, "\n"))
-                err = cairn_fail(&why, CAIRN_ENOMEM, "passages");
-        b.source = (struct cairn_str){(const char *)joined.bytes, joined.len};
-        b.stranger = cairn_str_of(other->pieces[0]);
-        if (!err)
-            err = cairn_stopped(&run_stop, &why);
-        if (!err)
-            err = ground_set_open(&b.g, s, i, b.t->source, m, &why);
-        if (!err)
-            err = one_text(&b, &all, &why);
-        grounding_close(b.g);
-        cairn_buf_release(&b.edited);
-        cairn_buf_release(&b.whole);
-        cairn_buf_release(&joined);
-    }
-    progress_clear();
+    u.lines = o->out && !err ? fopen(o->out, "w") : NULL;
+    if (o->out && !err && !u.lines)
+        err = cairn_fail(&why, CAIRN_EIO, "%s cannot be written", o->out);
+    if (!err)
+        err = edit_cases(o, s, m, score_case, &u, &clean, &why);
+    if (u.lines && fclose(u.lines) != 0 && !err)
+        err = cairn_fail(&why, CAIRN_EIO, "%s: what was written may be lost", o->out);
+    struct scores all = u.all;
     double *room = err ? NULL : cairn_reallocarray(NULL, all.n + 1, sizeof *room);
     if (!err && !room)
         err = cairn_fail(&why, CAIRN_ENOMEM, "scores");

@@ -36,6 +36,8 @@ struct ground_set {
 /* *s zeroed before; release it also after a failure. */
 CAIRN_MUST_USE enum cairn_err ground_set_read(struct ground_set *s, const char *dir, struct cairn_why *why);
 void ground_set_release(struct ground_set *s);
+/* Keeps the texts of one half (1 or 2) of the sources, by the hash of their keys. */
+void ground_set_half(struct ground_set *s, uint64_t half);
 /* For sets that are made rather than read. The source of this key, added with its text when new; a text; a
  * mark on the text added last, in code points. */
 CAIRN_MUST_USE enum cairn_err ground_set_source(struct ground_set *s, const char *key, const char *text,

@@ -380,6 +380,23 @@ static enum cairn_err factcheck_claim(void *ctx, json_t *o, size_t line, struct 
     return err ? err : ground_set_text(s, at, NULL, claim, strcmp(stance, "completely-support") != 0, why);
 }
 
+void ground_set_half(struct ground_set *s, uint64_t half)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->n_texts; i++) {
+        struct judged_text *t = &s->texts[i];
+        const char *key = s->sources[t->source].key;
+        if (1 + (cairn_hash_bytes(key, strlen(key)).b[0] & 1u) == half) {
+            s->texts[n++] = *t;
+            continue;
+        }
+        cairn_free(t->question);
+        cairn_free(t->text);
+        cairn_free(t->marks);
+    }
+    s->n_texts = n;
+}
+
 typedef enum cairn_err (*reader)(void *ctx, json_t *o, size_t line, struct cairn_why *why);
 
 /* Reads DIR/pattern, names in order; *n how many files. */
@@ -756,24 +773,31 @@ int ground_set_report(const struct options *o, struct ground_set *s,
 }
 
 static const struct option_row rows[] = {
-    {"set",     "DIR",  "RAGTruth, WiCE, BEGIN, Factcheck-GPT or SummEdits files",              O_TEXT,
-     offsetof(struct options,                                                                                                     set)   },
-    {"suite",   "NAME", "edits: single edits in the set's clean texts; extracts: copies; time", O_TEXT,
-     offsetof(struct options,                                                                                                     mode)  },
-    {"by-hand", NULL,   "the weights set by hand alone",                                        O_FLAG,  offsetof(struct options, both)  },
-    {"model",   "FILE", "a trained combiner (default: the shipped one)",                        O_TEXT,
-     offsetof(struct options,                                                                                                     models)},
-    {"seed",    "N",    "of the folds and the bootstrap (default 1)",                           O_WHOLE, offsetof(struct options, seed)  },
-    {"draws",   "N",    "of the bootstrap over sources (default 1000; 0: no intervals)",        O_WHOLE,
-     offsetof(struct options,                                                                                                     k)     },
-    {"json",    NULL,   "one JSON object",                                                      O_FLAG,  offsetof(struct options, json)  },
-    {"quiet",   NULL,   "no progress",                                                          O_FLAG,  offsetof(struct options, quiet) },
+    {"set",     "DIR",  "RAGTruth, WiCE, BEGIN, Factcheck-GPT or SummEdits files",                         O_TEXT,
+     offsetof(struct options,                                                                                                                set)   },
+    {"suite",   "NAME", "edits: single edits in the set's clean texts; extracts: copies; time",            O_TEXT,
+     offsetof(struct options,                                                                                                                mode)  },
+    {"edits",   "DIR",  "with --suite: sentences of these passages, reworded, in place of a set",          O_TEXT,
+     offsetof(struct options,                                                                                                                base)  },
+    {"n",       "N",    "of such texts (default 4000)",                                                    O_WHOLE, offsetof(struct options, n)     },
+    {"half",    "1|2",  "only one half of the sources, split by their ids: one to work on, one to report",
+     O_WHOLE,                                                                                                       offsetof(struct options, half)  },
+    {"out",     "FILE", "with --suite edits: a line a claim, edited and untouched",                        O_TEXT,
+     offsetof(struct options,                                                                                                                out)   },
+    {"by-hand", NULL,   "the weights set by hand alone",                                                   O_FLAG,  offsetof(struct options, both)  },
+    {"model",   "FILE", "a trained combiner (default: the shipped one)",                                   O_TEXT,
+     offsetof(struct options,                                                                                                                models)},
+    {"seed",    "N",    "of the folds and the bootstrap (default 1)",                                      O_WHOLE, offsetof(struct options, seed)  },
+    {"draws",   "N",    "of the bootstrap over sources (default 1000; 0: no intervals)",                   O_WHOLE,
+     offsetof(struct options,                                                                                                                k)     },
+    {"json",    NULL,   "one JSON object",                                                                 O_FLAG,  offsetof(struct options, json)  },
+    {"quiet",   NULL,   "no progress",                                                                     O_FLAG,  offsetof(struct options, quiet) },
 };
 #define N_ROWS (sizeof rows / sizeof *rows)
 
 int eval_grounding(int argc, char **argv)
 {
-    struct options o = {.command = "eval grounding", .seed = 1, .k = 1000};
+    struct options o = {.command = "eval grounding", .seed = 1, .k = 1000, .n = 4000};
     int code = options_read(&o, rows, N_ROWS, argc, argv);
     if (code)
         return code;
@@ -795,8 +819,12 @@ int eval_grounding(int argc, char **argv)
     }
     if (o.both && o.models)
         return tell(&o, USAGE, "--by-hand is without a model");
-    if (!o.set)
-        return tell(&o, USAGE, "--set DIR says what to judge; --help says more");
+    if (o.half > 2)
+        return tell(&o, USAGE, "--half wants 1 or 2");
+    if (o.out && suite != edit_suite)
+        return tell(&o, USAGE, "--out wants --suite edits");
+    if (!o.set == !(o.base && suite))
+        return tell(&o, USAGE, "--set DIR says what to judge, or --suite with --edits DIR; --help says more");
     if (o.k > 100000)
         return tell(&o, USAGE, "--draws: at most 100000");
     run_watch();
@@ -805,7 +833,11 @@ int eval_grounding(int argc, char **argv)
     struct ground_combiner *model = NULL;
     enum cairn_err err = o.models ? ground_combiner_open(&model, o.models, &why) : CAIRN_OK;
     if (!err)
-        err = ground_set_read(&s, o.set, &why);
+        err = o.set ? ground_set_read(&s, o.set, &why) : edits_of_passages(&s, o.base, o.n, o.seed, &why);
+    if (!err && o.half)
+        ground_set_half(&s, o.half);
+    if (!err && !s.n_texts)
+        err = cairn_fail(&why, CAIRN_ENOTFOUND, "half %" PRIu64 " has no text", o.half);
     const struct ground_combiner *of_fold[GM_FOLDS], *use = o.both  ? NULL
                                                             : model ? model
                                                                     : combiner_shipped();

@@ -74,14 +74,17 @@ static const int8_t token_meaning[TF_N] = {
     [TF_ANY_NAME] = 1,      [TF_ANY_POLARITY] = 1,
 };
 static const int8_t claim_meaning[CF_N] = {
-    [GF_COV1] = -1,      [GF_COV2] = -1,       [GF_CTX] = -1,     [GF_NOVEL] = -1,  [GF_BIGRAM] = -1,
-    [GF_RUN3] = -1,      [GF_RUN8] = -1,       [GF_UNC_MAX] = 1,  [GF_UNC_N] = 1,   [GF_NUM] = 1,
-    [GF_NUM_AWAY] = 1,   [GF_CONFLICT] = 1,    [GF_NAME] = 1,     [GF_QUOTE] = 1,   [GF_POLARITY] = 1,
-    [GF_QUANT] = 1,      [GF_DIRECTION] = 1,   [GF_BINDING] = 1,  [GF_SWAPPED] = 1, [GF_LENGTH] = 0,
-    [GF_COSINE] = 2,     [CF_MAX] = 1,         [CF_SMOOTH] = 1,   [CF_TOP3] = 1,    [CF_TOP8] = 1,
-    [CF_MEAN] = 1,       [CF_SHARE] = 1,       [CF_COUNT] = 1,    [CF_WORDS] = S,   [CF_CLAIM] = 2,
-    [CF_REFUSAL] = 0,    [CF_QUESTION] = 0,    [CF_OPENING] = S,  [CF_PASSAGE] = S, [CF_LIST] = S,
-    [CF_TOP_RARITY] = 0, [CF_NOVEL_SHARE] = 1, [CF_POSITION] = S,
+    [GF_COV1] = -1,          [GF_COV2] = -1,         [GF_CTX] = -1,           [GF_NOVEL] = -1,
+    [GF_BIGRAM] = -1,        [GF_RUN3] = -1,         [GF_RUN8] = -1,          [GF_UNC_MAX] = 1,
+    [GF_UNC_N] = 1,          [GF_NUM] = 1,           [GF_NUM_AWAY] = 1,       [GF_CONFLICT] = 1,
+    [GF_NAME] = 1,           [GF_QUOTE] = 1,         [GF_POLARITY] = 1,       [GF_QUANT] = 1,
+    [GF_DIRECTION] = 1,      [GF_BINDING] = 1,       [GF_SWAPPED] = 1,        [GF_LENGTH] = 0,
+    [GF_DOUBT_VALUE] = 1,    [GF_DOUBT_NAME] = 1,    [GF_DOUBT_NEGATION] = 1, [GF_DOUBT_QUANTITY] = 1,
+    [GF_DOUBT_OPPOSITE] = 1, [GF_DOUBT_BINDING] = 1, [GF_COSINE] = 2,         [CF_MAX] = 1,
+    [CF_SMOOTH] = 1,         [CF_TOP3] = 1,          [CF_TOP8] = 1,           [CF_MEAN] = 1,
+    [CF_SHARE] = 1,          [CF_COUNT] = 1,         [CF_WORDS] = S,          [CF_CLAIM] = 2,
+    [CF_REFUSAL] = 0,        [CF_QUESTION] = 0,      [CF_OPENING] = S,        [CF_PASSAGE] = S,
+    [CF_LIST] = S,           [CF_TOP_RARITY] = 0,    [CF_NOVEL_SHARE] = 1,    [CF_POSITION] = S,
 };
 static const int8_t text_meaning[AF_N] = {
     [AF_MAX] = 1,        [AF_SMOOTH] = 1,
@@ -517,7 +520,8 @@ static enum cairn_err fit_upper(struct ground_combiner *m, const struct corpus *
         err = forest_fit(&f, &(struct fit_rows){cx, nc, CF_N, label, weight, offset}, &claim_opts, why);
         for (size_t i = 0; i < nc && !err; i++)
             if (fold[i] == j && j != k)
-                margin[i] = offset[i] + forest_margin(&f, cx + i * CF_N);
+                margin[i] =
+                    claim_margin(c->claims[i].by_hand, forest_margin(&f, cx + i * CF_N), cx + i * CF_N);
         if (j == k)
             m->forest[FOREST_CLAIMS] = f;
     }
@@ -540,8 +544,8 @@ static enum cairn_err fit_upper(struct ground_combiner *m, const struct corpus *
             int32_t p = calibrated_16(&m->calibration[FOREST_CLAIMS], margin[q]);
             text_add(&sums, cx + q * CF_N, r->by_hand, p, r->n, c->w.margin[k] + r->first);
         }
-        /* The forest is fitted on top of half of what the weakest claim says by hand and added to all of it:
-         * on sets that it never saw this was better than either alone. */
+        /* fitted on top of half of what the weakest claim says by hand; text_margin counts it by half again
+         */
         offset[i] = sums.max_margin / 2;
         if (!sums.n_claims && sums.refusals)
             label[i] = UNKNOWN; /* never asked of the forest */
@@ -556,7 +560,8 @@ static enum cairn_err fit_upper(struct ground_combiner *m, const struct corpus *
         err = forest_fit(&f, &(struct fit_rows){tx, nt, AF_N, label, weight, offset}, &text_opts, why);
         for (size_t i = 0; i < nt && !err; i++)
             if (fold[i] == j && j != k && label[i] != UNKNOWN)
-                scored[n++] = (struct scored){2 * offset[i] + forest_margin(&f, tx + i * AF_N), 0, label[i]};
+                scored[n++] = (struct scored){text_margin(2 * offset[i], forest_margin(&f, tx + i * AF_N)), 0,
+                                              label[i]};
         if (j == k)
             m->forest[FOREST_TEXTS] = f;
     }
@@ -769,10 +774,12 @@ static int train_grounding(int argc, char **argv)
 
 int train_main(int argc, char **argv)
 {
-    static const char help[] = "usage: cairn train grounding --set DIR --out FILE [options]\n\n"
+    static const char help[] = "usage: cairn train grounding|doubts --set DIR --out FILE [options]\n\n"
                                "`cairn train grounding --help` says more.\n";
     if (argc >= 2 && strcmp(argv[1], "grounding") == 0)
         return train_grounding(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "doubts") == 0)
+        return train_doubts(argc - 1, argv + 1);
     bool asked = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     fputs(help, asked ? stdout : stderr);
     return asked ? DONE : USAGE;

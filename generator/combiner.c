@@ -1,5 +1,5 @@
 /* combiner.c - the trained combiner's file and its sums.
- * The file is text: "cairn-grounding 2", card lines that begin with "# ", "spans 0|1 words N" and N hashes in
+ * The file is text: "cairn-grounding 3", card lines that begin with "# ", "spans 0|1 words N" and N hashes in
  * hex, most common first; then for tokens, claims, texts: "NAME features F trees T depth D base B" and a line
  * a tree, its splits as FEATURE BIN in four hex digits, heap order, then its leaves; then "calibration NAME
  * N" for claims and texts with N pairs MARGIN P. A file for another number of features is refused: the
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAGIC "cairn-grounding 2\n"
+#define MAGIC "cairn-grounding 3\n"
 #define FILE_MAX ((size_t)1 << 20)
 #define LEAF_MAX (16 * 65536)
 #define MARGIN_MAX (64 * 65536) /* of a forest and what it started from */
@@ -272,7 +272,7 @@ enum cairn_err combiner_parse(struct ground_combiner *m, const char *text, size_
 {
     size_t magic = strlen(MAGIC), card = 0;
     if (len < magic || memcmp(text, MAGIC, magic) != 0)
-        return cairn_fail(why, CAIRN_ECORRUPT, "not a grounding model of version 2");
+        return cairn_fail(why, CAIRN_ECORRUPT, "not a grounding model of version 3");
     struct cursor c = {text + magic, text + len, false};
     while (c.p < c.end && *c.p == '#') {
         const char *line = memchr(c.p, '\n', (size_t)(c.end - c.p));
@@ -301,7 +301,7 @@ enum cairn_err combiner_parse(struct ground_combiner *m, const char *text, size_
     while (c.p < c.end && (*c.p == ' ' || *c.p == '\n'))
         c.p++;
     if (c.bad || c.p != c.end)
-        return cairn_fail(why, CAIRN_ECORRUPT, "grounding model: byte %zu is not what version 2 has there",
+        return cairn_fail(why, CAIRN_ECORRUPT, "grounding model: byte %zu is not what version 3 has there",
                           (size_t)(c.p - text));
     return CAIRN_OK;
 }

@@ -43,7 +43,7 @@ enum token_feature {
     TF_NEXT_NOVEL,
     TF_NOVEL_RUN,
     TF_TOP_RARITY, /* of the sentence's novel words */
-    TF_VALUE,      /* under a flag for a value or quotation */
+    TF_VALUE,      /* the surest doubt about the word: of a value or quotation */
     TF_NAME,
     TF_POLARITY, /* negation, quantifier, direction */
     TF_BINDING,

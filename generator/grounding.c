@@ -147,7 +147,9 @@ static void fill_word(struct gword *out, const struct cairn_word *w, struct cair
         m++;
     }
     out->raw = (uint32_t)(raw ^ (raw >> 32));
-    out->classes = m <= sizeof low ? (uint8_t)word_classes(low, m) : 0;
+    unsigned kind = m <= sizeof low ? word_classes(low, m) : 0;
+    out->classes = (uint8_t)kind;
+    out->level = (uint8_t)(kind >> 8);
     if (capital(p, n))
         out->flags |= W_CAP;
     if (ascii && n >= 2 && n <= 6 && upper == n)
@@ -720,62 +722,68 @@ bool grounding_is_refusal(struct cairn_str sentence)
     return has_any(s, inside) || (has_any(s, who) && has_any(s, fails));
 }
 
-bool grounding_is_claim(struct cairn_str sentence)
+static const char *const greetings[] = {"hello",
+                                        "hi!",
+                                        "hi,",
+                                        "hi there",
+                                        "hey",
+                                        "dear ",
+                                        "thank you",
+                                        "thanks",
+                                        "sure",
+                                        "certainly",
+                                        "of course!",
+                                        "absolutely!",
+                                        "great question",
+                                        "good question",
+                                        "you're welcome",
+                                        "best regards",
+                                        "kind regards",
+                                        "sincerely",
+                                        NULL};
+static const char *const meta[] = {"i hope this",
+                                   "hope this helps",
+                                   "let me know",
+                                   "feel free to",
+                                   "please let me",
+                                   "if you have any",
+                                   "if you need ",
+                                   "i'd be happy",
+                                   "i would be happy",
+                                   "here is the answer",
+                                   "here's the answer",
+                                   "please note that this answer",
+                                   "is there anything else",
+                                   "here are the ",
+                                   "here is a summary",
+                                   "in summary:",
+                                   "answer:",
+                                   "sources:",
+                                   "note:",
+                                   "references:",
+                                   NULL};
+
+static size_t plain_words(const char *s, size_t n)
 {
-    static const char *const greetings[] = {"hello",
-                                            "hi!",
-                                            "hi,",
-                                            "hi there",
-                                            "hey",
-                                            "dear ",
-                                            "thank you",
-                                            "thanks",
-                                            "sure",
-                                            "certainly",
-                                            "of course!",
-                                            "absolutely!",
-                                            "great question",
-                                            "good question",
-                                            "you're welcome",
-                                            "best regards",
-                                            "kind regards",
-                                            "sincerely",
-                                            NULL};
-    static const char *const meta[] = {"i hope this",
-                                       "hope this helps",
-                                       "let me know",
-                                       "feel free to",
-                                       "please let me",
-                                       "if you have any",
-                                       "if you need ",
-                                       "i'd be happy",
-                                       "i would be happy",
-                                       "here is the answer",
-                                       "here's the answer",
-                                       "please note that this answer",
-                                       "is there anything else",
-                                       "here are the ",
-                                       "here is a summary",
-                                       "in summary:",
-                                       "answer:",
-                                       "sources:",
-                                       "note:",
-                                       "references:",
-                                       NULL};
-    char s[400];
-    size_t n = plain_start(sentence, s, sizeof s);
-    if (!n)
-        return false;
-    size_t letters = 0, words = 0;
+    size_t words = 0;
     bool in_word = false;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)s[i];
         bool a = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c >= 0x80;
-        letters += a;
         words += a && !in_word;
         in_word = a || (in_word && c == '\'');
     }
-    if (!letters)
+    return words;
+}
+
+bool grounding_is_claim(struct cairn_str sentence)
+{
+    char s[400];
+    size_t n = plain_start(sentence, s, sizeof s);
+    if (!n)
+        return false;
+    size_t words = plain_words(s, n);
+    if (!words)
         return false;
     bool digits = strpbrk(s, "0123456789") != NULL;
     if (sentence.len < sizeof s && s[n - 1] == '?')
@@ -806,6 +814,7 @@ static enum cairn_err read_claim(struct grounding *g, struct cairn_str text, siz
 {
     struct claim *c = &g->c;
     memset(c, 0, sizeof *c);
+    g->n_doubts = 0;
     for (size_t i = start; i < end; i++) {
         uint32_t ids[8];
         size_t n = 0, m = text.p[i] == '[' ? typed_citation(text, i, end, ids, 8, &n) : 0;
@@ -1169,6 +1178,22 @@ static void sents_of(const struct grounding *g, uint64_t mask, uint32_t *s0, uin
         *s1 = src->s1;
     }
 }
+static bool same_kind(const struct typed *t, const struct typed *b)
+{
+    if (t->kind == TYPED_NUMBER)
+        return typed_number_comparable(t, b);
+    if (t->kind == TYPED_DATE)
+        return b->kind == TYPED_DATE && !t->weekday == !b->weekday && !t->month == !b->month;
+    return t->kind == b->kind;
+}
+static bool claimed(const struct grounding *g, struct cairn_str text, const struct typed *b,
+                    struct cairn_str source)
+{
+    for (size_t m = 0; m < g->c.n_typed; m++)
+        if (typed_match(g, &g->c.typed[m], text, b, source))
+            return true;
+    return false;
+}
 
 /* A value that stands with other words in the sources: some word of the claim occurs only in sentences that
  * give a value of this kind, and never this one ("part-time ... 25 days" where the part-time sentence says
@@ -1196,15 +1221,8 @@ static bool swapped(const struct grounding *g, uint64_t mask, const struct set *
                 for (uint32_t j = g->sents[s].t0;
                      j < g->sents[s].t1 && !set_has(&g->hit[s], c->typed_slot[k] - 1u); j++) {
                     const struct typed *b = &g->typed[j];
-                    bool same =
-                        t->kind == TYPED_NUMBER ? typed_number_comparable(t, b)
-                        : t->kind == TYPED_DATE
-                            ? b->kind == TYPED_DATE && !t->weekday == !b->weekday && !t->month == !b->month
-                            : t->kind == b->kind;
-                    bool claimed = (b->flags & TYPED_WEAK) != 0;
-                    for (size_t m = 0; m < c->n_typed && same && !claimed; m++)
-                        claimed = typed_match(g, &c->typed[m], text, b, g->sources[g->sents[s].source].text);
-                    other = other || (same && !claimed);
+                    other = other || (same_kind(t, b) && !(b->flags & TYPED_WEAK) &&
+                                      !claimed(g, text, b, g->sources[g->sents[s].source].text));
                 }
                 against += other && g->cover[s] >= SWAPPED_COVER_MIN;
             }
@@ -1325,24 +1343,33 @@ static float repeated(const struct grounding *g, uint32_t sent)
     return n ? (float)both / (float)n : 0;
 }
 
-static void find(struct grounding *g, struct cairn_str text, size_t start, size_t end, uint64_t mask,
-                 struct finding *d)
+/* One look of a claim at a set of sources. */
+struct look {
+    struct grounding *g;
+    const struct claim *c;
+    struct cairn_str text;
+    uint64_t mask;
+    struct finding *d;
+    uint32_t s0, s1; /* the sentences of these sources, and perhaps others: see in_range */
+    float best;      /* cover of the best sentence, `at` */
+    uint32_t at;
+};
+
+/* The best sentence, the best two neighbours, and what stands anywhere. */
+static void find_windows(struct look *l)
 {
-    struct claim *c = &g->c;
-    memset(d, 0, sizeof *d);
-    d->lo = d->hi = NONE;
-    float *f = d->f;
-    struct set everywhere = {{0}};
-    float best1 = 0, best2 = 0, novel = 0;
-    uint32_t at1 = NONE, at2 = NONE, s0, s1;
-    sents_of(g, mask, &s0, &s1);
-    for (uint32_t s = s0; s < s1; s++) {
-        if (!in_range(g, s, mask) || g->cover[s] <= 0)
+    const struct grounding *g = l->g;
+    const struct claim *c = l->c;
+    float *f = l->d->f, best2 = 0, novel = 0;
+    uint32_t at2 = NONE;
+    l->at = NONE;
+    for (uint32_t s = l->s0; s < l->s1; s++) {
+        if (!in_range(g, s, l->mask) || g->cover[s] <= 0)
             continue;
-        set_or(&everywhere, &g->hit[s]);
-        if (g->cover[s] > best1) {
-            best1 = g->cover[s];
-            at1 = s;
+        set_or(&l->d->everywhere, &g->hit[s]);
+        if (g->cover[s] > l->best) {
+            l->best = g->cover[s];
+            l->at = s;
         }
         struct set pair = g->hit[s];
         bool two = s + 1 < g->n_sents && g->sents[s + 1].source == g->sents[s].source;
@@ -1356,227 +1383,296 @@ static void find(struct grounding *g, struct cairn_str text, size_t start, size_
         if (c->total_novel > 0)
             novel = fmaxf(novel, set_weight(c, &pair, &c->novel) / c->total_novel);
     }
-    if (at1 != NONE) {
-        d->lo = d->hi = at1;
-        if (best2 > best1 + 0.1f && at2 != NONE) {
-            d->lo = at2;
-            d->hi = at2 + 1 < g->n_sents && g->sents[at2 + 1].source == g->sents[at2].source ? at2 + 1 : at2;
+    if (l->at != NONE) {
+        l->d->lo = l->d->hi = l->at;
+        if (best2 > l->best + 0.1f && at2 != NONE) {
+            l->d->lo = at2;
+            l->d->hi =
+                at2 + 1 < g->n_sents && g->sents[at2 + 1].source == g->sents[at2].source ? at2 + 1 : at2;
         }
     }
-    f[GF_COV1] = best1;
-    f[GF_COV2] = fmaxf(best2, best1);
+    f[GF_COV1] = l->best;
+    f[GF_COV2] = fmaxf(best2, l->best);
     f[GF_NOVEL] = c->total_novel > 0 ? novel : f[GF_COV2];
-    f[GF_CTX] = c->total > 0 ? set_weight(c, &everywhere, NULL) / c->total : 0;
+    f[GF_CTX] = c->total > 0 ? set_weight(c, &l->d->everywhere, NULL) / c->total : 0;
     f[GF_LENGTH] = 1 - expf(-(float)c->n_slots / 10);
-    /* pairs */
-    d->everywhere = everywhere;
+}
+
+static void find_pairs(struct look *l)
+{
+    const struct claim *c = l->c;
     size_t pairs = 0, found = 0;
     for (size_t i = 0; i + 1 < c->n_words; i++) {
         pairs++;
         if (c->words[i].id != NONE && c->words[i + 1].id != NONE)
-            found += (mark_get(g, mix(c->words[i].id, c->words[i + 1].id, MARK_PAIR)) & mask) != 0;
+            found += (mark_get(l->g, mix(c->words[i].id, c->words[i + 1].id, MARK_PAIR)) & l->mask) != 0;
     }
-    f[GF_BIGRAM] = pairs ? (float)found / (float)pairs : f[GF_COV1];
-    copied_runs(g, mask, d);
-    if (!d->verbatim)
-        copied_bytes(g, mask, text, start, end, d);
-    /* content words that the sources lack */
-    float absent = logf(((float)g->n_sents + 1) / 0.5f), unc = 0, unc_max = 0;
+    l->d->f[GF_BIGRAM] = pairs ? (float)found / (float)pairs : l->d->f[GF_COV1];
+}
+
+/* Content words that the sources lack; one that begins like a word of theirs is half there. */
+static void find_lacking(struct look *l)
+{
+    const struct claim *c = l->c;
+    float absent = logf(((float)l->g->n_sents + 1) / 0.5f), unc = 0, unc_max = 0;
     for (size_t k = 0; k < c->n_word_slots; k++) {
-        if (set_has(&everywhere, k) || !set_has(&c->novel, k))
+        if (set_has(&l->d->everywhere, k) || !set_has(&c->novel, k))
             continue;
-        const struct gword *w = &c->words[c->slot_word[k]];
-        uint64_t b = beginning_key(text, w);
-        bool near = b && (mark_get(g, b) & mask);
+        uint64_t b = beginning_key(l->text, &c->words[c->slot_word[k]]);
+        bool near = b && (mark_get(l->g, b) & l->mask);
         if (near)
-            set_add(&d->near, k);
+            set_add(&l->d->near, k);
         unc += near ? 0.4f : 1;
         unc_max = fmaxf(unc_max, (near ? 0.4f : 1) * c->weight[k] / absent);
     }
-    f[GF_UNC_MAX] = unc_max;
-    f[GF_UNC_N] = 1 - expf(-unc / 3);
-    /* values */
-    uint32_t near_lo = d->lo, near_hi = d->hi;
-    if (d->lo != NONE) {
-        if (near_lo > 0 && g->sents[near_lo - 1].source == g->sents[near_lo].source)
-            near_lo--;
-        if (near_hi + 1 < g->n_sents && g->sents[near_hi + 1].source == g->sents[near_hi].source)
-            near_hi++;
+    l->d->f[GF_UNC_MAX] = unc_max;
+    l->d->f[GF_UNC_N] = 1 - expf(-unc / 3);
+}
+
+static void check_quote(struct look *l, const struct typed *t)
+{
+    const struct grounding *g = l->g;
+    struct cairn_str quote = {l->text.p + t->start, t->end - t->start};
+    size_t start, end;
+    bool ok = g->question && typed_find_quote(cairn_str_of(g->question), quote, &start, &end);
+    for (uint32_t s = 0; s < g->n_sources && !ok; s++)
+        ok = ((l->mask >> s) & 1) && typed_find_quote(g->sources[s].text, quote, &start, &end);
+    if (!ok) {
+        l->d->f[GF_QUOTE] = 1;
+        flag(l->d, "quote", t->start, t->end, false);
     }
-    for (size_t k = 0; k < c->n_typed; k++) {
-        const struct typed *t = &c->typed[k];
-        if (t->kind == TYPED_QUOTE) {
-            bool ok = false;
-            size_t qs, qe;
-            for (uint32_t s = 0; s < g->n_sources && !ok; s++)
-                if ((mask >> s) & 1)
-                    ok = typed_find_quote(g->sources[s].text,
-                                          (struct cairn_str){text.p + t->start, t->end - t->start}, &qs, &qe);
-            if (!ok && g->question)
-                ok = typed_find_quote(cairn_str_of(g->question),
-                                      (struct cairn_str){text.p + t->start, t->end - t->start}, &qs, &qe);
-            if (!ok) {
-                f[GF_QUOTE] = 1;
-                flag(d, "quote", t->start, t->end, false);
-            }
-            continue;
+}
+
+/* The day in one place, the year in another. */
+static bool date_in_parts(const struct look *l, const struct typed *t)
+{
+    const struct grounding *g = l->g;
+    struct typed day = *t, year = *t;
+    day.year = 0;
+    year.month = year.day = year.alt_month = year.alt_day = 0;
+    bool a = false, b = false;
+    for (uint32_t s = l->s0; s < l->s1 && !(a && b); s++)
+        for (uint32_t j = g->sents[s].t0; in_range(g, s, l->mask) && j < g->sents[s].t1; j++) {
+            a = a ||
+                (g->typed[j].kind == TYPED_DATE && !g->typed[j].year && typed_date_match(&day, &g->typed[j]));
+            b = b || typed_date_match(&year, &g->typed[j]);
         }
-        if (!c->typed_slot[k])
-            continue;
-        size_t slot = c->typed_slot[k] - 1u;
-        bool here = set_has(&everywhere, slot), close = false, asked = false;
-        for (uint32_t s = near_lo; d->lo != NONE && s <= near_hi; s++)
-            close = close || set_has(&g->hit[s], slot);
-        if (!here && t->kind == TYPED_DATE && t->year &&
-            t->month) { /* the day in one place, the year in another */
-            struct typed md = *t, y = *t;
-            md.year = 0;
-            y.month = y.day = y.alt_month = y.alt_day = 0;
-            bool a = false, b = false;
-            for (uint32_t s = s0; s < s1 && !(a && b); s++)
-                for (uint32_t j = g->sents[s].t0; in_range(g, s, mask) && j < g->sents[s].t1; j++) {
-                    a = a || (g->typed[j].kind == TYPED_DATE && !g->typed[j].year &&
-                              typed_date_match(&md, &g->typed[j]));
-                    b = b || typed_date_match(&y, &g->typed[j]);
-                }
-            here = close = a && b;
-        }
-        for (size_t j = 0; j < g->n_question_typed && !here; j++)
-            asked = asked || typed_match(g, t, text, &g->question_typed[j], cairn_str_of(g->question));
-        if (!here && (asked || derived(g, t, d->lo, d->hi)))
-            continue;
-        bool other = false; /* the evidence has a value of this kind, and not this one */
-        for (uint32_t j = d->lo != NONE ? g->sents[d->lo].t0 : 0;
-             d->lo != NONE && j < g->sents[d->hi].t1 && !close; j++) {
-            const struct typed *b = &g->typed[j];
-            bool same = t->kind == TYPED_NUMBER ? typed_number_comparable(t, b)
-                        : t->kind == TYPED_DATE
-                            ? b->kind == TYPED_DATE && !t->weekday == !b->weekday && (!t->month == !b->month)
-                            : t->kind == b->kind;
-            bool claimed = false;
-            for (size_t m = 0; m < c->n_typed; m++)
-                claimed =
-                    claimed || typed_match(g, &c->typed[m], text, b, g->sources[g->sents[d->lo].source].text);
-            other = other || (same && !claimed && !(b->flags & TYPED_WEAK));
-        }
-        bool conflict = other && best1 >= 0.4f;
-        if (!here) {
-            f[GF_NUM] = 1;
-            flag(d, typed_flag_kind(t), t->start, t->end, conflict);
-        } else if (!close) {
-            f[GF_NUM_AWAY] = 1;
-            if (conflict)
-                flag(d, typed_flag_kind(t), t->start, t->end, true);
-        }
-        if (conflict) {
-            f[GF_CONFLICT] = 1;
-            d->contradiction = fmaxf(d->contradiction, here ? 0.5f : 0.4f + 0.5f * best1);
-        }
+    return a && b;
+}
+
+/* The evidence has a value of this kind that the claim does not give. */
+static bool another_there(const struct look *l, const struct typed *t)
+{
+    const struct grounding *g = l->g;
+    if (l->d->lo == NONE)
+        return false;
+    struct cairn_str source = g->sources[g->sents[l->d->lo].source].text;
+    for (uint32_t j = g->sents[l->d->lo].t0; j < g->sents[l->d->hi].t1; j++) {
+        const struct typed *b = &g->typed[j];
+        if (same_kind(t, b) && !(b->flags & TYPED_WEAK) && !claimed(g, l->text, b, source))
+            return true;
     }
-    f[GF_SWAPPED] = swapped(g, mask, &everywhere, text, d) ? 1 : 0;
-    /* names */
+    return false;
+}
+
+/* lo, hi: the evidence and its neighbours. */
+static void check_value(struct look *l, size_t k, uint32_t lo, uint32_t hi)
+{
+    const struct grounding *g = l->g;
+    const struct typed *t = &l->c->typed[k];
+    size_t slot = l->c->typed_slot[k] - 1u;
+    bool here = set_has(&l->d->everywhere, slot), close = false;
+    for (uint32_t s = lo; l->d->lo != NONE && s <= hi; s++)
+        close = close || set_has(&g->hit[s], slot);
+    if (!here && t->kind == TYPED_DATE && t->year && t->month)
+        here = close = date_in_parts(l, t);
+    bool asked = false;
+    for (size_t j = 0; j < g->n_question_typed && !here; j++)
+        asked = asked || typed_match(g, t, l->text, &g->question_typed[j], cairn_str_of(g->question));
+    if (!here && (asked || derived(g, t, l->d->lo, l->d->hi)))
+        return;
+    bool conflict = !close && l->best >= EDIT_COVER_MIN && another_there(l, t);
+    if (!here) {
+        l->d->f[GF_NUM] = 1;
+        flag(l->d, typed_flag_kind(t), t->start, t->end, conflict);
+    } else if (!close) {
+        l->d->f[GF_NUM_AWAY] = 1;
+        if (conflict)
+            flag(l->d, typed_flag_kind(t), t->start, t->end, true);
+    }
+    if (conflict) {
+        l->d->f[GF_CONFLICT] = 1;
+        l->d->contradiction = fmaxf(l->d->contradiction, here ? 0.5f : 0.4f + 0.5f * l->best);
+    }
+}
+
+static void check_values(struct look *l)
+{
+    const struct grounding *g = l->g;
+    uint32_t lo = l->d->lo, hi = l->d->hi;
+    if (lo != NONE) {
+        if (lo > 0 && g->sents[lo - 1].source == g->sents[lo].source)
+            lo--;
+        if (hi + 1 < g->n_sents && g->sents[hi + 1].source == g->sents[hi].source)
+            hi++;
+    }
+    for (size_t k = 0; k < l->c->n_typed; k++) {
+        if (l->c->typed[k].kind == TYPED_QUOTE)
+            check_quote(l, &l->c->typed[k]);
+        else if (l->c->typed_slot[k])
+            check_value(l, k, lo, hi);
+    }
+    l->d->f[GF_SWAPPED] = swapped(l->g, l->mask, &l->d->everywhere, l->text, l->d) ? 1 : 0;
+}
+
+static void check_names(struct look *l)
+{
+    const struct grounding *g = l->g;
+    const struct claim *c = l->c;
     for (size_t k = 0; k < c->n_names; k++) {
         const struct name *m = &c->names[k];
         size_t missing = 0, n = m->w1 - m->w0;
         bool last_missing = false, alias = false;
         for (uint32_t i = m->w0; i < m->w1; i++) {
             const struct gword *w = &c->words[i];
-            bool there = set_has(&everywhere, c->word_slot[i] - 1u) || in_question(g, w->key);
-            uint64_t b = beginning_key(text, w);
-            if (!there && b && (mark_get(g, b) & mask))
+            bool there = set_has(&l->d->everywhere, c->word_slot[i] - 1u) || in_question(g, w->key);
+            uint64_t b = beginning_key(l->text, w);
+            if (!there && b && (mark_get(g, b) & l->mask))
                 there = true; /* German, Germany */
             if (!there && (w->flags & W_ACRONYM))
-                there = (mark_get(g, acronym_initials_key(text, w)) & mask) != 0;
+                there = (mark_get(g, acronym_initials_key(l->text, w)) & l->mask) != 0;
             missing += !there;
             last_missing = !there;
         }
-        uint64_t ik = initials_key(text, &c->words[m->w0], n);
+        uint64_t ik = initials_key(l->text, &c->words[m->w0], n);
         if (ik)
-            alias = (mark_get(g, mix(ik, 0, MARK_ACRONYM)) & mask) != 0;
+            alias = (mark_get(g, mix(ik, 0, MARK_ACRONYM)) & l->mask) != 0;
         if (!alias && (missing * 2 > n || (last_missing && missing))) {
-            f[GF_NAME] = 1;
-            flag(d, "name", c->words[m->w0].start, c->words[m->w1 - 1].end, false);
+            l->d->f[GF_NAME] = 1;
+            flag(l->d, "name", c->words[m->w0].start, c->words[m->w1 - 1].end, false);
         }
     }
-    /* polarity, against every near-best evidence sentence: one that agrees is enough */
-    if (d->lo != NONE && g->english && best1 >= POLARITY_COVER_MIN) {
-        struct polarity worst = compare_polarity(g, at1, at1);
-        unsigned looked = 0;
-        for (uint32_t s = s0;
-             s < s1 && looked < CANDIDATES_MAX && (worst.negation || worst.quantity || worst.direction);
-             s++) {
-            if (!in_range(g, s, mask) || g->cover[s] < 0.85f * best1 || s == at1)
-                continue;
-            looked++;
-            struct polarity p = compare_polarity(g, s, s);
-            if (!p.negation)
-                worst.negation = 0;
-            if (!p.quantity)
-                worst.quantity = 0;
-            if (!p.direction)
-                worst.direction = 0;
-        }
-        if (worst.negation) {
-            f[GF_POLARITY] = 1;
-            flag(d, "negation", c->words[worst.negation - 1].start, c->words[worst.negation - 1].end, true);
-            d->contradiction = fmaxf(d->contradiction, 0.3f + 0.6f * best1);
-        }
-        if (worst.quantity) {
-            f[GF_QUANT] = 1;
-            flag(d, "quantifier", c->words[worst.quantity - 1].start, c->words[worst.quantity - 1].end, true);
-            d->contradiction = fmaxf(d->contradiction, 0.2f + 0.5f * best1);
-        }
-        if (worst.direction) {
-            f[GF_DIRECTION] = 1;
-            flag(d, "direction", c->words[worst.direction - 1].start, c->words[worst.direction - 1].end,
-                 true);
-            d->contradiction = fmaxf(d->contradiction, 0.2f + 0.6f * best1);
-        }
+}
+
+/* Against every near-best evidence sentence: one that agrees is enough. */
+static void check_polarity(struct look *l)
+{
+    struct grounding *g = l->g;
+    struct polarity worst = compare_polarity(g, l->at, l->at);
+    unsigned looked = 0;
+    for (uint32_t s = l->s0;
+         s < l->s1 && looked < CANDIDATES_MAX && (worst.negation || worst.quantity || worst.direction); s++) {
+        if (!in_range(g, s, l->mask) || g->cover[s] < 0.85f * l->best || s == l->at)
+            continue;
+        looked++;
+        struct polarity p = compare_polarity(g, s, s);
+        if (!p.negation)
+            worst.negation = 0;
+        if (!p.quantity)
+            worst.quantity = 0;
+        if (!p.direction)
+            worst.direction = 0;
     }
+    const struct {
+        const char *kind;
+        int word; /* + 1; 0: none */
+        enum ground_feature feature;
+        float from, by_cover; /* of the contradiction */
+    } list[] = {
+        {"negation",   worst.negation,  GF_POLARITY,  0.3f, 0.6f},
+        {"quantifier", worst.quantity,  GF_QUANT,     0.2f, 0.5f},
+        {"direction",  worst.direction, GF_DIRECTION, 0.2f, 0.6f}
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        if (!list[i].word)
+            continue;
+        const struct gword *w = &l->c->words[list[i].word - 1];
+        l->d->f[list[i].feature] = 1;
+        flag(l->d, list[i].kind, w->start, w->end, true);
+        l->d->contradiction = fmaxf(l->d->contradiction, list[i].from + list[i].by_cover * l->best);
+    }
+}
+
+static void find_repeated(struct look *l)
+{
+    const struct grounding *g = l->g;
     unsigned compared = 0;
-    for (uint32_t s = s0; s < s1 && compared < 2 * CANDIDATES_MAX; s++)
-        if (in_range(g, s, mask) && g->cover[s] >= EDIT_COVER_MIN) {
-            d->edit = fmaxf(d->edit, repeated(g, s));
+    for (uint32_t s = l->s0; s < l->s1 && compared < 2 * CANDIDATES_MAX; s++)
+        if (in_range(g, s, l->mask) && g->cover[s] >= EDIT_COVER_MIN) {
+            l->d->edit = fmaxf(l->d->edit, repeated(g, s));
             compared++;
         }
-    /* binding: values and names that the sources have, but never together */
-    size_t slots[32], n_anchors = 0, n_typed_anchors = 0;
-    size_t spans[32];
-    for (size_t k = 0; k < c->n_typed && n_anchors < 16; k++)
-        if (c->typed_slot[k] && set_has(&everywhere, c->typed_slot[k] - 1u)) {
-            spans[n_anchors] = k;
-            slots[n_anchors++] = c->typed_slot[k] - 1u;
+}
+
+/* Do anchors a and b stand in one sentence or in neighbours? */
+static bool bound(const struct look *l, size_t a, size_t b)
+{
+    const struct grounding *g = l->g;
+    for (uint32_t s = l->s0; s < l->s1; s++) {
+        uint32_t m = g->anchors[s];
+        if (s && g->sents[s - 1].source == g->sents[s].source)
+            m |= g->anchors[s - 1];
+        if (s + 1 < g->n_sents && g->sents[s + 1].source == g->sents[s].source)
+            m |= g->anchors[s + 1];
+        if (((g->anchors[s] >> a) & 1) && ((m >> b) & 1))
+            return true;
+    }
+    return false;
+}
+
+/* Values and names that the sources have, but never together. */
+static void check_binding(struct look *l)
+{
+    struct grounding *g = l->g;
+    const struct claim *c = l->c;
+    size_t slots[32], spans[32], n = 0, values;
+    for (size_t k = 0; k < c->n_typed && n < 16; k++)
+        if (c->typed_slot[k] && set_has(&l->d->everywhere, c->typed_slot[k] - 1u)) {
+            spans[n] = k;
+            slots[n++] = c->typed_slot[k] - 1u;
         }
-    n_typed_anchors = n_anchors;
-    for (size_t k = 0; k < c->n_names && n_anchors < 32; k++) {
+    values = n;
+    for (size_t k = 0; k < c->n_names && n < 32; k++) {
         size_t slot = c->word_slot[c->names[k].w1 - 1] - 1u;
-        if (set_has(&everywhere, slot))
-            slots[n_anchors++] = slot;
+        if (set_has(&l->d->everywhere, slot))
+            slots[n++] = slot;
     }
-    if (n_anchors >= 2 && n_typed_anchors >= 1) {
-        for (uint32_t s = s0; s < s1; s++) {
-            uint32_t m = 0;
-            for (size_t k = 0; k < n_anchors && in_range(g, s, mask); k++)
-                m |= (uint32_t)set_has(&g->hit[s], slots[k]) << k;
-            g->anchors[s] = m;
-        }
-        for (size_t a = 0; a < n_typed_anchors && !f[GF_BINDING]; a++)
-            for (size_t b = a + 1; b < n_anchors && !f[GF_BINDING]; b++) {
-                bool bound = slots[a] == slots[b];
-                for (uint32_t s = s0; s < s1 && !bound; s++) {
-                    uint32_t m = g->anchors[s];
-                    if (s && g->sents[s - 1].source == g->sents[s].source)
-                        m |= g->anchors[s - 1];
-                    if (s + 1 < g->n_sents && g->sents[s + 1].source == g->sents[s].source)
-                        m |= g->anchors[s + 1];
-                    bound = ((g->anchors[s] >> a) & 1) && ((m >> b) & 1);
-                }
-                if (!bound) {
-                    f[GF_BINDING] = 1;
-                    flag(d, "binding", c->typed[spans[a]].start, c->typed[spans[a]].end, false);
-                }
+    if (n < 2 || !values)
+        return;
+    for (uint32_t s = l->s0; s < l->s1; s++) {
+        uint32_t m = 0;
+        for (size_t k = 0; k < n && in_range(g, s, l->mask); k++)
+            m |= (uint32_t)set_has(&g->hit[s], slots[k]) << k;
+        g->anchors[s] = m;
+    }
+    for (size_t a = 0; a < values; a++)
+        for (size_t b = a + 1; b < n; b++)
+            if (slots[a] != slots[b] && !bound(l, a, b)) {
+                l->d->f[GF_BINDING] = 1;
+                flag(l->d, "binding", c->typed[spans[a]].start, c->typed[spans[a]].end, false);
+                return;
             }
-    }
+}
+
+static void find(struct grounding *g, struct cairn_str text, size_t start, size_t end, uint64_t mask,
+                 struct finding *d)
+{
+    struct look l = {.g = g, .c = &g->c, .text = text, .mask = mask, .d = d};
+    memset(d, 0, sizeof *d);
+    d->lo = d->hi = NONE;
+    sents_of(g, mask, &l.s0, &l.s1);
+    find_windows(&l);
+    find_pairs(&l);
+    copied_runs(g, mask, d);
+    if (!d->verbatim)
+        copied_bytes(g, mask, text, start, end, d);
+    find_lacking(&l);
+    check_values(&l);
+    check_names(&l);
+    if (d->lo != NONE && g->english && l.best >= POLARITY_COVER_MIN)
+        check_polarity(&l);
+    find_repeated(&l);
+    check_binding(&l);
     if (d->verbatim)
         flag(d, "verbatim", start, end, false);
 }
@@ -1850,7 +1946,7 @@ static float combine_words(struct grounding *g, struct cairn_str text, size_t st
     for (size_t i = 0; i < GF_N; i++)
         f[i] = to_byte(d->f[i]);
     claim_features(f, claim, n, g->margin, n ? g->x[0] : NULL, x);
-    int32_t hand = by_hand(g, d), margin = hand / 2 + forest_margin(&m->forest[FOREST_CLAIMS], x),
+    int32_t hand = by_hand(g, d), margin = claim_margin(hand, forest_margin(&m->forest[FOREST_CLAIMS], x), x),
             p = calibrated_16(&m->calibration[FOREST_CLAIMS], margin);
     text_add(&g->sums, x, hand, p, n, g->margin);
     return (float)p / 65536;
@@ -1866,7 +1962,7 @@ float grounding_text_chance(const struct grounding *g)
     text_features(&g->sums, x);
     const struct ground_combiner *m = g->combiner;
     return (float)calibrated_16(&m->calibration[FOREST_TEXTS],
-                                g->sums.max_margin + forest_margin(&m->forest[FOREST_TEXTS], x)) /
+                                text_margin(g->sums.max_margin, forest_margin(&m->forest[FOREST_TEXTS], x))) /
            65536;
 }
 

@@ -27,6 +27,13 @@ enum ground_feature {
     GF_LENGTH,    /* content words, 1 - exp(-n/10) */
     GF_COSINE, /* (cosine with the best evidence sentence - baseline) / (1 - baseline), 0 without an embedder
                 */
+    /* the surest doubt of a kind (doubts.h), over all sources; 0 without */
+    GF_DOUBT_VALUE,
+    GF_DOUBT_NAME,
+    GF_DOUBT_NEGATION,
+    GF_DOUBT_QUANTITY,
+    GF_DOUBT_OPPOSITE,
+    GF_DOUBT_BINDING,
     GF_N
 };
 

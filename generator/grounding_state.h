@@ -4,6 +4,7 @@
 #define CAIRN_GENERATOR_GROUNDING_STATE_H
 
 #include "combiner.h"
+#include "doubts.h"
 #include "typed.h"
 
 #define SLOTS_MAX 256u /* content words and values of one claim that are told apart */
@@ -35,7 +36,7 @@ enum { SCOPE_NEGATED = 1, SCOPE_ALL = 2, SCOPE_SOME = 4, SCOPE_MUST = 8, SCOPE_M
 struct gword {
     uint64_t key; /* of the folded stem */
     uint32_t id, raw, start, end;
-    uint8_t flags, classes, scope;
+    uint8_t flags, classes, scope, level; /* level: enum word_level */
 };
 struct gsent {
     uint32_t w0, w1, t0, t1;
@@ -135,7 +136,9 @@ struct grounding {
     uint8_t x[GROUND_CLAIM_WORDS_MAX][TF_N]; /* of the present claim's words */
     int32_t margin[GROUND_CLAIM_WORDS_MAX];
     uint32_t word_spans[2 * GROUND_CLAIM_WORDS_MAX];
-    struct text_sums sums; /* of the text that grounding_check_text goes through */
+    struct text_sums sums;           /* of the text that grounding_check_text goes through */
+    struct doubt doubts[DOUBTS_MAX]; /* about the present claim */
+    size_t n_doubts;
     bool any_claim;
     float lowest; /* support of its weakest claim */
 };

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#define NUMBER_GROUPS_MAX 8u
 #define NUMBER_DIGITS_MAX 24u /* more digits than this are an identifier, not an amount */
 #define QUOTE_BYTES_MAX 1024u
 #define QUOTE_WORDS_MIN 3u
@@ -869,130 +870,159 @@ static bool ident_at(const struct scan *c, size_t i, size_t *b, size_t *e)
 /* ---- numbers
  * -------------------------------------------------------------------------------------------------------- */
 
-static size_t number_at(struct scan *c, size_t i, bool line_start)
+struct digits {
+    double v, alt; /* alt: the other reading of "1.234", else NaN */
+    size_t n, n_groups, whole_end, end;
+};
+
+/* A separator and exactly three digits; its length, 0: none. */
+static size_t group_separator(const struct scan *c, size_t p, char *sep)
 {
-    size_t p = i, nd = 0;
-    double v = 0, alt = NAN;
-    size_t groups[8] = {0}, n_groups = 1;
-    char seps[8] = {0};
-    size_t int_end = i;
+    enum sign k;
+    size_t n = 0;
+    *sep = at(c, p);
+    if (*sep == ',' || *sep == '.' || *sep == '\'' || *sep == ' ')
+        n = 1;
+    else if ((n = sign_at(c->s + p, c->end - p, &k, NULL)) > 0 && (k == SIGN_SPACE || k == SIGN_APOSTROPHE))
+        *sep = ' ';
+    else
+        return 0;
+    bool three =
+        digit_at(c, p + n) && digit_at(c, p + n + 1) && digit_at(c, p + n + 2) && !digit_at(c, p + n + 3);
+    return three ? n : 0;
+}
+
+static void read_fraction(const struct scan *c, struct digits *d)
+{
+    bool comma = at(c, d->end) == ',';
+    if (!(at(c, d->end) == '.' || (comma && d->n_groups == 1)) || !digit_at(c, d->end + 1))
+        return;
+    size_t q = d->end + 1;
+    double scale = 0.1, w = d->v;
+    while (digit_at(c, q) && d->n < NUMBER_DIGITS_MAX) {
+        w += (c->s[q] - '0') * scale;
+        scale /= 10;
+        q++;
+        d->n++;
+    }
+    if (!comma || q - d->end <= 3) { /* "1,5" but not "in 2019,2020" */
+        d->v = w;
+        d->end = q;
+    }
+}
+
+static struct digits read_digits(const struct scan *c, size_t i)
+{
+    struct digits d = {.alt = NAN, .n_groups = 1, .end = i};
+    size_t first = 0;
+    char used = 0;
     for (;;) {
-        while (digit_at(c, p) && nd < NUMBER_DIGITS_MAX) {
-            v = v * 10 + (c->s[p] - '0');
-            groups[n_groups - 1]++;
-            nd++;
-            p++;
+        while (digit_at(c, d.end) && d.n < NUMBER_DIGITS_MAX) {
+            d.v = d.v * 10 + (c->s[d.end] - '0');
+            first += d.n_groups == 1;
+            d.n++;
+            d.end++;
         }
-        int_end = p;
-        if (n_groups == 8)
+        d.whole_end = d.end;
+        char sep;
+        size_t n = d.n_groups < NUMBER_GROUPS_MAX ? group_separator(c, d.end, &sep) : 0;
+        if (!n || first > 3 || (d.n_groups > 1 && sep != used))
             break;
-        /* a separator, then exactly three digits */
-        enum sign k;
-        size_t sn = 0;
-        char sep = at(c, p);
-        if (sep == ',' || sep == '.' || sep == '\'' || sep == ' ')
-            sn = 1;
-        else if ((sn = sign_at(c->s + p, c->end - p, &k, NULL)) > 0 &&
-                 (k == SIGN_SPACE || k == SIGN_APOSTROPHE))
-            sep = ' ';
-        else
-            break;
-        bool three = digit_at(c, p + sn) && digit_at(c, p + sn + 1) && digit_at(c, p + sn + 2) &&
-                     !digit_at(c, p + sn + 3);
-        if (!three || groups[0] > 3 || (n_groups > 1 && sep != seps[0]))
-            break;
-        if (sep == '.' && n_groups == 1 && !(at(c, p + sn + 3) == '.' && digit_at(c, p + sn + 4))) {
+        if (sep == '.' && d.n_groups == 1 && !(at(c, d.end + n + 3) == '.' && digit_at(c, d.end + n + 4))) {
             /* one group after a point: 1.234 is read as a decimal, with the other reading kept */
             double frac = 0;
             for (size_t q = 0; q < 3; q++)
-                frac = frac * 10 + (c->s[p + 1 + q] - '0');
-            alt = v * 1000 + frac;
-            v += frac / 1000;
-            p += 4;
-            nd += 3;
-            goto unit;
+                frac = frac * 10 + (c->s[d.end + 1 + q] - '0');
+            d.alt = d.v * 1000 + frac;
+            d.v += frac / 1000;
+            d.end += 4;
+            d.n += 3;
+            return d;
         }
-        if (sep == ' ' && (groups[0] == 0 || v == 0))
+        if (sep == ' ' && (first == 0 || d.v == 0))
             break;
-        seps[0] = sep;
-        n_groups++;
-        p += sn;
+        used = sep;
+        d.n_groups++;
+        d.end += n;
     }
-    p = int_end;
-    if ((at(c, p) == '.' || (at(c, p) == ',' && n_groups == 1)) && digit_at(c, p + 1)) {
-        bool comma = at(c, p) == ',';
-        size_t q = p + 1;
-        double scale = 0.1, w = v;
-        while (digit_at(c, q) && nd < NUMBER_DIGITS_MAX) {
-            w += (c->s[q] - '0') * scale;
-            scale /= 10;
-            q++;
-            nd++;
-        }
-        if (!comma || q - p <= 3) { /* "1,5" but not "in 2019,2020" */
-            v = w;
-            p = q;
+    d.end = d.whole_end;
+    read_fraction(c, &d);
+    return d;
+}
+
+struct prefix { /* what stands before the digits and belongs to them */
+    size_t start;
+    bool money, negative;
+    unsigned currency;
+};
+static struct prefix read_prefix(const struct scan *c, size_t i)
+{
+    struct prefix r = {.start = i};
+    if (i <= c->start)
+        return r;
+    size_t b = c->s[i - 1] == ' ' ? i - 1 : i;
+    if (b > c->start && c->s[b - 1] == '$') {
+        r = (struct prefix){.start = b - 1, .money = true, .currency = 1};
+    } else {
+        for (size_t back = 2; back <= 3 && b >= c->start + back; back++) {
+            enum sign k;
+            unsigned cur = 0;
+            if (sign_at(c->s + b - back, back, &k, &cur) == back && k == SIGN_MONEY)
+                r = (struct prefix){.start = b - back, .money = true, .currency = cur};
         }
     }
-unit:;
+    if (!r.money) {
+        char w[24];
+        word_before(c, i, w);
+        const struct unit *u = strlen(w) == 3 ? unit_named(w) : NULL;
+        if (u && u->dim == DIM_MONEY)
+            r = (struct prefix){.start = b - 3, .money = true, .currency = u->currency};
+    }
+    r.negative =
+        r.start > c->start && c->s[r.start - 1] == '-' &&
+        (r.start - 1 == c->start || is_space((unsigned char)c->s[r.start - 2]) || c->s[r.start - 2] == '(');
+    return r;
+}
+
+/* "1." at the start of a line, "step 3", "source 2", "passages 2 and 3": a marker, not an amount. */
+static bool only_points(const struct scan *c, size_t i, size_t end, size_t digits, bool line_start,
+                        const char *before)
+{
+    if (digits <= 2 && line_start && (at(c, end) == '.' || at(c, end) == ')'))
+        return true;
+    if (in_list(before, " and or ") && c->n >= 2 && (c->out[c->n - 2].flags & TYPED_WEAK) &&
+        c->out[c->n - 2].end + 6 >= i)
+        return true;
+    return in_list(before,
+                   " step steps passage passages source sources document section item point figure table "
+                   "option ");
+}
+
+static size_t number_at(struct scan *c, size_t i, bool line_start)
+{
+    struct digits d = read_digits(c, i);
+    size_t p = d.end;
     while (digit_at(c, p)) /* more digits than any amount has */
         p++;
-    size_t start = i;
-    bool negative = false;
-    unsigned currency = 0;
-    bool money = false;
-    if (start > c->start) {
-        size_t b = start;
-        while (b > c->start && c->s[b - 1] == ' ' && start - b < 1)
-            b--;
-        if (b > c->start && c->s[b - 1] == '$') {
-            money = true;
-            currency = 1;
-            start = b - 1;
-        } else {
-            for (size_t back = 2; back <= 3 && b >= c->start + back; back++) {
-                enum sign k;
-                unsigned cur = 0;
-                if (sign_at(c->s + b - back, back, &k, &cur) == back && k == SIGN_MONEY) {
-                    money = true;
-                    currency = cur;
-                    start = b - back;
-                }
-            }
-        }
-        if (!money) {
-            char w[24];
-            word_before(c, i, w);
-            const struct unit *u = strlen(w) == 3 ? unit_named(w) : NULL;
-            if (u && u->dim == DIM_MONEY) {
-                money = true;
-                currency = u->currency;
-                start = b - 3;
-            }
-        }
-        if (start > c->start && c->s[start - 1] == '-' &&
-            (start - 1 == c->start || is_space((unsigned char)c->s[start - 2]) || c->s[start - 2] == '('))
-            negative = true;
-    }
+    struct prefix pre = read_prefix(c, i);
     char before[24];
     word_before(c, i, before);
-    if (!money && in_list(before, " version release v ver build ")) {
-        struct typed *t = push(c, TYPED_IDENT, i, p);
-        (void)t;
+    if (!pre.money && in_list(before, " version release v ver build ")) {
+        (void)push(c, TYPED_IDENT, i, p);
         return p;
     }
-    struct typed *t = push(c, TYPED_NUMBER, start, p);
+    struct typed *t = push(c, TYPED_NUMBER, pre.start, p);
     if (!t)
         return p;
-    t->value = negative ? -v : v;
-    t->alt = negative ? -alt : alt;
-    if (money) {
+    t->value = pre.negative ? -d.v : d.v;
+    t->alt = pre.negative ? -d.alt : d.alt;
+    if (pre.money) {
         t->dim = DIM_MONEY;
-        t->currency = currency;
+        t->currency = pre.currency;
     }
-    if (approx_before(c, start))
+    if (approx_before(c, pre.start))
         t->flags |= TYPED_APPROX;
-    bool bare_year = p - i == 4 && int_end == p && n_groups == 1 && year_ok((int)v) && !money;
+    bool bare_year = p - i == 4 && d.whole_end == p && d.n_groups == 1 && year_ok((int)d.v) && !pre.money;
     if (ordinal_suffix(c, p)) {
         t->flags |= TYPED_ORDINAL;
         p += 2;
@@ -1006,16 +1036,7 @@ unit:;
         p = e;
     }
     t->end = p;
-    /* "1." at the start of a line, "step 3", "source 2": a marker, not an amount */
-    if (t->dim == DIM_NONE && nd <= 2 && line_start && (at(c, p) == '.' || at(c, p) == ')'))
-        t->flags |= TYPED_WEAK;
-    if (t->dim == DIM_NONE && in_list(before, " and or ") && c->n >= 2 &&
-        (c->out[c->n - 2].flags & TYPED_WEAK) && c->out[c->n - 2].end + 6 >= i)
-        t->flags |= TYPED_WEAK; /* "passages 2 and 3" */
-    if (t->dim == DIM_NONE &&
-        in_list(
-            before,
-            " step steps passage passages source sources document section item point figure table option "))
+    if (t->dim == DIM_NONE && only_points(c, i, p, d.n, line_start, before))
         t->flags |= TYPED_WEAK;
     return p;
 }

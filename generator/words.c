@@ -108,7 +108,7 @@ const char word_opposites[] =
 #define SLOTS 1024u /* power of two, under half full */
 static struct {
     uint64_t key;
-    uint8_t classes;
+    uint16_t classes; /* and the level << 8 */
 } slots[SLOTS];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -126,7 +126,7 @@ static void add_list(const char *list, unsigned class)
             while (slots[i].classes && slots[i].key != key)
                 i = (i + 1) & (SLOTS - 1);
             slots[i].key = key;
-            slots[i].classes = (uint8_t)(slots[i].classes | class);
+            slots[i].classes = (uint16_t)(slots[i].classes | class);
         }
         p = e;
     }
@@ -138,6 +138,20 @@ static const char soft_negators[] = " avoid avoids avoided avoiding prevent prev
                                     "exclude excludes deny denies denied instead rather unless hardly "
                                     "barely rarely seldom reduce reduces want ";
 
+static const char *const levels[] = {
+    [LEVEL_ZERO] = " no none never neither nor nobody nothing nowhere ",
+    [LEVEL_FEW] = " few rarely seldom hardly scarcely barely infrequently little minority ",
+    [LEVEL_SOME] = " some sometimes several occasionally partly partially certain somewhat ",
+    [LEVEL_MANY] = " many often frequently numerous much regularly ",
+    [LEVEL_MOST] =
+        " most mostly usually generally typically normally commonly mainly largely primarily majority "
+        "nearly almost ",
+    [LEVEL_ALL] =
+        " all every each always everyone everybody everything entire entirely completely both whole "
+        "fully constantly ",
+    [LEVEL_ONLY] = " only solely exclusively merely ",
+};
+
 static void fill(void)
 {
     add_list(function_words, WORD_FUNCTION);
@@ -148,6 +162,8 @@ static void fill(void)
     add_list(mays, WORD_MAY);
     add_list(comparatives, WORD_COMPARATIVE);
     add_list(soft_negators, WORD_SOFT_NEGATOR);
+    for (unsigned i = LEVEL_ZERO; i <= LEVEL_ONLY; i++)
+        add_list(levels[i], i << 8);
 }
 
 unsigned word_classes(const char *w, size_t len)

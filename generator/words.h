@@ -15,7 +15,18 @@ enum word_class {
     WORD_COMPARATIVE = 64,  /* later, more, only: "no later than" negates nothing */
     WORD_SOFT_NEGATOR = 128 /* avoid, prevent: turns, but not as "not" does */
 };
-/* word is lower-case ASCII (others have no class). */
+/* Quantifiers and adverbs of frequency by how much they say; "only" is none of these. */
+enum word_level {
+    LEVEL_NONE,
+    LEVEL_ZERO,
+    LEVEL_FEW,
+    LEVEL_SOME,
+    LEVEL_MANY,
+    LEVEL_MOST,
+    LEVEL_ALL,
+    LEVEL_ONLY
+};
+/* The classes, and above them (<< 8) the level. word is lower-case ASCII (others have no class). */
 unsigned word_classes(const char *word, size_t len);
 /* Space-separated opposites: "a b a b ...". Each pair is one group. */
 extern const char word_opposites[];

@@ -203,6 +203,69 @@ static void texts_with_edits_repeat_and_their_marks_fit(void **state)
     test_rmdir(dir);
 }
 
+static void halves_part_the_sources(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    char *dir = test_tmpdir();
+    struct ground_set whole = {0}, half[2] = {{0}, {0}};
+    write_passages(dir);
+    CHECK_OK(edits_of_passages(&whole, dir, 200, 9, &why));
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(edits_of_passages(&half[i], dir, 200, 9, &why));
+        ground_set_half(&half[i], (uint64_t)i + 1);
+        CHECK(half[i].n_texts > 0);
+    }
+    CHECK_U64_EQ(half[0].n_texts + half[1].n_texts, whole.n_texts);
+    for (size_t i = 0; i < half[0].n_texts; i++)
+        for (size_t k = 0; k < half[1].n_texts; k++)
+            CHECK(half[0].texts[i].source != half[1].texts[k].source);
+    ground_set_release(&whole);
+    ground_set_release(&half[0]);
+    ground_set_release(&half[1]);
+    test_rmdir(dir);
+}
+
+struct seen {
+    size_t n, edited;
+    uint64_t sum;
+};
+static enum cairn_err see(void *ctx, const struct edit_case *c, struct cairn_why *why)
+{
+    struct seen *s = ctx;
+    (void)why;
+    CHECK(c->says.start < c->says.end && c->says.end <= c->text.len);
+    CHECK(c->kind == EDIT_N || (c->start >= c->says.start && c->start <= c->end && c->end <= c->says.end));
+    s->n++;
+    s->edited += c->kind < EDIT_N;
+    s->sum += cairn_xxh64(c->text.p + c->says.start, c->says.end - c->says.start, c->kind);
+    return CAIRN_OK;
+}
+
+/* What is edited depends on the text alone: so what is read on a half stands in the whole too. */
+static void a_half_has_the_edits_of_the_whole(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    char *dir = test_tmpdir();
+    struct seen got[3] = {{0}, {0}, {0}};
+    write_passages(dir);
+    for (int i = 0; i < 3; i++) {
+        struct ground_set s = {0};
+        struct options o = {.seed = 4, .quiet = true};
+        size_t clean;
+        CHECK_OK(edits_of_passages(&s, dir, 60, 9, &why));
+        if (i)
+            ground_set_half(&s, (uint64_t)i);
+        CHECK_OK(edit_cases(&o, &s, NULL, see, &got[i], &clean, &why));
+        CHECK(got[i].edited > 0 && got[i].n > got[i].edited);
+        ground_set_release(&s);
+    }
+    CHECK_U64_EQ(got[1].n + got[2].n, got[0].n);
+    CHECK_U64_EQ(got[1].sum + got[2].sum, got[0].sum);
+    test_rmdir(dir);
+}
+
 /* ---- the fit ---- */
 
 static void a_forest_learns_a_rule_and_keeps_to_meanings(void **state)
@@ -297,6 +360,40 @@ static void the_model_is_the_same_for_any_number_of_threads(void **state)
     test_rmdir(dir);
 }
 
+static void the_weights_of_doubts_are_the_same_again(void **state)
+{
+    UNUSED_STATE(state);
+    TEST_WHY;
+    char *dir = test_tmpdir(), *file[2], *bytes[2];
+    size_t len[2];
+    write_passages(dir);
+    for (int i = 0; i < 2; i++) {
+        file[i] = cairn_path_join(dir, i ? "b.h" : "a.h");
+        const char *argv[] = {"train", "doubts", "--edits", dir,       "--n",
+                              "40",    "--out",  file[i],   "--quiet", NULL};
+        CHECK_I64_EQ(quietly(train_main, (int)(sizeof argv / sizeof *argv) - 1, argv), 0);
+        CHECK_OK(cairn_read_file(&bytes[i], &len[i], file[i], 1 << 20, &why));
+    }
+    CHECK(len[0] == len[1] && memcmp(bytes[0], bytes[1], len[0]) == 0);
+    CHECK(strstr(bytes[0], "[DOUBT_NEGATED]") && strstr(bytes[0], "[DX_ONE]"));
+    char *lines = cairn_path_join(dir, "lines.jsonl"), *text;
+    size_t n;
+    const char *eval[] = {"eval",  "grounding", "--edits", dir,     "--n", "40",      "--suite",
+                          "edits", "--half",    "1",       "--out", lines, "--quiet", NULL};
+    CHECK_I64_EQ(quietly(eval_main, (int)(sizeof eval / sizeof *eval) - 1, eval), 0);
+    CHECK_OK(cairn_read_file(&text, &n, lines, 1 << 20, &why));
+    CHECK(strstr(text, "\"kind\":\"untouched\"") && strstr(text, "\"kind\":\"negation\""));
+    eval[9] = "3";
+    CHECK_I64_EQ(quietly(eval_main, (int)(sizeof eval / sizeof *eval) - 1, eval), 2);
+    cairn_free(text);
+    cairn_free(lines);
+    for (int i = 0; i < 2; i++) {
+        cairn_free(bytes[i]);
+        cairn_free(file[i]);
+    }
+    test_rmdir(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -305,8 +402,11 @@ int main(void)
         TEST(what_an_edited_summary_changed_is_marked),
         TEST(every_edit_changes_what_it_says),
         TEST(texts_with_edits_repeat_and_their_marks_fit),
+        TEST(halves_part_the_sources),
+        TEST(a_half_has_the_edits_of_the_whole),
         TEST(a_forest_learns_a_rule_and_keeps_to_meanings),
         TEST(the_model_is_the_same_for_any_number_of_threads),
+        TEST(the_weights_of_doubts_are_the_same_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -64,7 +64,7 @@ static void a_file_reads_back_and_a_damaged_one_is_refused(void **state)
         CHECK_ERR(combiner_parse(back, (const char *)b.bytes, n, &why), CAIRN_ECORRUPT);
     }
     static const char wrong[] =
-        "cairn-grounding 2\nspans 0 words 0\ntokens features 999 trees 0 depth 3 base 0\n";
+        "cairn-grounding 3\nspans 0 words 0\ntokens features 999 trees 0 depth 3 base 0\n";
     CHECK_ERR(combiner_parse(back, wrong, sizeof wrong - 1, &why), CAIRN_ECORRUPT);
     cairn_buf_release(&b);
     cairn_free(back);

@@ -37,8 +37,8 @@ struct ground_flag { /* why a claim is not supported, what was proved, or (of a 
     const char *kind;
     size_t start, end;  /* byte span in the checked text */
     bool contradiction; /* a source says otherwise, rather than nothing */
-    float confidence;   /* 0..1: the closer the rest of the claim keeps to a source the higher; of a proof at
-                           least 0.5 */
+    float confidence;   /* 0..1: the chance that the claim was changed here, where one of two was; where a
+                           source   says otherwise at least 0.5 */
 };
 struct ground_sentence {
     size_t start, end; /* byte span in the checked text, citation marks included */
