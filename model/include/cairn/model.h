@@ -206,7 +206,7 @@ CAIRN_MUST_USE enum cairn_err encoder_open(struct encoder **out, const struct mo
                                            const struct model_opts *o, struct cairn_why *why);
 /* The same with an overlay: a safetensors file of changes to the card's model, for another task: "NAME.a" and
  * "NAME.b" (low-rank changes of a matrix), "NAME.bias" and norms (in place of the model's), and tensors of
- * its own, which encoder_extra reads. overlay NULL: none. */
+ * its own, which encoder_extra reads; without an overlay that reads the model's. overlay NULL: none. */
 CAIRN_MUST_USE enum cairn_err encoder_open_over(struct encoder **out, const struct model_card *card,
                                                 const char *overlay, const struct model_opts *o,
                                                 struct cairn_why *why);
