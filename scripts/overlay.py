@@ -177,9 +177,9 @@ class Model:
         out[self.name + ".weight"], out[self.name + ".bias"] = self.head, self.bias
         return out
 
-    def write(self, path, base_sha256, facts):
+    def write(self, path, base_sha256, facts, more=None):
         header, parts, at = {"__metadata__": {"base_sha256": base_sha256, **facts}}, [], 0
-        for name, t in sorted(self.tensors().items()):
+        for name, t in sorted({**self.tensors(), **(more or {})}.items()):
             half = name.endswith((".a", ".b"))
             raw = t.detach().numpy().astype(np.float16 if half else np.float32).tobytes()
             header[name] = {

@@ -134,7 +134,9 @@ CAIRN_MUST_USE enum cairn_err chat_encode(const struct tokenizer *t, enum chat_t
 /* ---- registry: a directory of model directories, each with a card.json
  * --------------------------------------------- */
 
-enum model_role { MODEL_GENERATOR, MODEL_EMBEDDER, MODEL_RERANKER };
+/* Checker: a token classifier of two outputs, for generator.h's ground_encoder_open. */
+enum model_role { MODEL_GENERATOR, MODEL_EMBEDDER, MODEL_RERANKER, MODEL_CHECKER };
+#define MODEL_ROLES 4u
 const char *model_role_name(enum model_role r);
 struct model_card {
     char *name, *path, *vocab; /* path: the file cairn loads; vocab may be NULL (GGUF carries its own) */
