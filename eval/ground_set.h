@@ -49,6 +49,13 @@ CAIRN_MUST_USE enum cairn_err ground_set_mark(struct ground_set *s, size_t start
 CAIRN_MUST_USE enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s, size_t text,
                                               uint32_t source, const struct ground_combiner *combiner,
                                               struct cairn_why *why);
+/* The last part of a path; BORROWED. */
+const char *ground_set_name(const char *path, size_t *len);
+/* Appends a line a claim (claim_rows.c has the format). */
+CAIRN_MUST_USE enum cairn_err claim_rows(FILE *to, const struct ground_set *s, const char *name,
+                                         const uint8_t *fold,
+                                         const struct ground_combiner *const of_fold[GM_FOLDS],
+                                         struct cairn_why *why);
 /* Measures and prints; o: set, seed, k (draws), json. of_fold: NULL the weights set by hand. */
 int ground_set_report(const struct options *o, struct ground_set *s,
                       const struct ground_combiner *const of_fold[GM_FOLDS]);

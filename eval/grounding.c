@@ -641,7 +641,7 @@ static int by_time(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static const char *last_name(const char *path, size_t *len)
+const char *ground_set_name(const char *path, size_t *len)
 {
     size_t end = strlen(path);
     while (end > 1 && path[end - 1] == '/')
@@ -705,7 +705,7 @@ static int report(const struct options *o, const struct ground_set *s, const str
                   struct verdicts *v, const double flagged[N_WAYS])
 {
     size_t len, positives = 0, n = s->n_texts;
-    const char *name = last_name(o->set, &len);
+    const char *name = ground_set_name(o->set, &len);
     for (size_t i = 0; i < n; i++)
         positives += s->texts[i].positive;
     qsort(v->took_us, n, sizeof *v->took_us, by_time);

@@ -6,10 +6,12 @@
  * the evidence is all there is when that is short, else the sentences that carry most of the claim's words
  * which no sentence before them has, for their length, in the order of the sources.
  *
- * What comes of it: a token's log-odds are the second output less the first; the claim's are a sum of the
- * combiner's log-odds, those of [CLS] and the largest of a token of the claim, with weights that lie beside
- * the encoder's own ("claims.mix"). Proofs still stand above it. A text's chance is the combiner's for the
- * text and the largest of its claims in the same way; a text without a grey claim keeps the combiner's. */
+ * What comes of it: an overlay's first output is the log-odds that a token is not supported, its second, at
+ * [CLS], that the claim is not; of a classifier made elsewhere a token's log-odds are the second output less
+ * the first. The claim's are a sum of the combiner's, those of [CLS] and the largest of its tokens, with
+ * weights that lie beside the overlay's own ("claims.mix"). Proofs still stand above it. A text's chance is
+ * the combiner's for the text and the largest of its claims in the same way; a text without a grey claim
+ * keeps the combiner's. */
 #include "grey.h"
 
 #include "token_head.h"
@@ -28,6 +30,7 @@ enum { BY_COMBINER, BY_CLS, BY_TOKEN, CONSTANT, TEXT_COMBINER, TEXT_CLAIM, TEXT_
 struct ground_encoder {
     struct token_head head;
     float mix[MIX_N];
+    bool classes; /* the outputs are two classes of a token */
 };
 
 enum cairn_err ground_encoder_open(struct ground_encoder **out, const struct model_card *card,
@@ -41,6 +44,7 @@ enum cairn_err ground_encoder_open(struct ground_encoder **out, const struct mod
     if (!e)
         return cairn_fail(why, CAIRN_ENOMEM, "encoder for claims");
     memcpy(e->mix, elsewhere, sizeof e->mix);
+    e->classes = !overlay;
     enum cairn_err err = token_head_open(&e->head, card, overlay, overlay ? "claims" : "classifier", o, why);
     if (!err && overlay)
         err = encoder_extra(e->head.encoder, "claims.mix", e->mix, MIX_N, why);
@@ -145,8 +149,8 @@ enum cairn_err grey_weigh(struct grounding *g, struct cairn_str text, size_t sta
     if (!err && claim.n) {
         float top = -INFINITY;
         for (size_t i = 1; i <= claim.n; i++)
-            top = fmaxf(top, logit[i][1] - logit[i][0]);
-        float seen = e->mix[BY_CLS] * (logit[0][1] - logit[0][0]) + e->mix[BY_TOKEN] * top;
+            top = fmaxf(top, e->classes ? logit[i][1] - logit[i][0] : logit[i][0]);
+        float seen = e->mix[BY_CLS] * logit[0][1] + e->mix[BY_TOKEN] * top;
         g->seen_most = g->n_looked ? fmaxf(g->seen_most, seen) : seen;
         g->n_looked++;
         *p = 1 / (1 + expf(-(e->mix[BY_COMBINER] * log_odds(*p) + seen + e->mix[CONSTANT])));
