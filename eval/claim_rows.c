@@ -62,7 +62,8 @@ static enum cairn_err one_row(const struct rows *r, size_t i, struct grounding *
     json_object_set_new(row, "text", json_integer((json_int_t)i));
     json_object_set_new(row, "fold", json_integer(r->fold[t->source]));
     json_object_set_new(row, "claim", json_stringn(t->text + at.start, at.end - at.start));
-    json_object_set_new(row, "evidence", json_stringn((const char *)evidence.bytes, evidence.len));
+    json_object_set_new(row, "evidence",
+                        json_stringn(evidence.len ? (const char *)evidence.bytes : "", evidence.len));
     json_object_set_new(row, "marks", marked || !t->positive ? json_incref(marks) : json_null());
     json_object_set_new(row, "label", known ? json_integer(marked ? any : t->positive) : json_null());
     json_object_set_new(row, "p", json_real(p));

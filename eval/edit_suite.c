@@ -171,6 +171,7 @@ int edit_suite(const struct options *o, struct ground_set *s, const struct groun
 {
     struct cairn_why why = {0};
     struct scores all = {0};
+    s->encoder_claims_max = SIZE_MAX; /* each claim is a question of its own here */
     uint64_t state = o->seed * 0x9E3779B97F4A7C15ULL + 7;
     uint8_t *fold = cairn_calloc(s->n_sources, sizeof *fold);
     enum cairn_err err =

@@ -29,6 +29,7 @@ struct ground_set {
     uint32_t *table; /* open addressing by key, at most half full; 0 empty, else index + 1 */
     size_t n_sources, cap_sources, n_texts, cap_texts, n_table;
     const struct ground_encoder *encoder; /* BORROWED; NULL: none */
+    size_t encoder_claims_max;            /* as of ground_opts */
     bool has_spans;
     bool marks_are_changes; /* not people's: the marks say what was edited; to learn from, not to judge by */
     bool claimless_is_bad;  /* a text without a claim counts as unsupported (BEGIN's "generic") */

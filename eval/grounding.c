@@ -452,7 +452,8 @@ enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s,
     struct ground_opts opts = {.question = cairn_str_of(s->texts[text].question),
                                .combiner = combiner,
                                .by_hand = !combiner,
-                               .encoder = s->encoder};
+                               .encoder = s->encoder,
+                               .encoder_claims_max = s->encoder_claims_max};
     return grounding_open(g, given, src->n, &opts, why);
 }
 

@@ -2,7 +2,7 @@
  * for each token of the claim how much is not supported.
  *
  * Which claims: the combiner's chance lies between two cut-offs, the claim is no copy, and the text has had
- * fewer than GROUND_ENCODER_CLAIMS_MAX. What it reads: [CLS] claim [SEP] evidence [SEP], TOKENS_MAX tokens;
+ * fewer looks than it may. What it reads: [CLS] claim [SEP] evidence [SEP], TOKENS_MAX tokens;
  * the evidence is all there is when that is short, else the sentences that carry most of the claim's words
  * which no sentence before them has, for their length, in the order of the sources.
  *
@@ -128,7 +128,7 @@ enum cairn_err grey_weigh(struct grounding *g, struct cairn_str text, size_t sta
                           struct cairn_why *why)
 {
     const struct ground_encoder *e = g->encoder;
-    if (!e || *p < e->mix[LOW] || *p > e->mix[HIGH] || g->n_looked >= GROUND_ENCODER_CLAIMS_MAX)
+    if (!e || *p < e->mix[LOW] || *p > e->mix[HIGH] || g->n_looked >= g->looked_max)
         return CAIRN_OK;
     struct pieces claim = {0}, evidence = {0};
     uint32_t list[GREY_SENTENCES_MAX];

@@ -507,6 +507,7 @@ enum cairn_err grounding_open(struct grounding **out, const struct ground_source
     g->baseline = o ? o->embed_baseline : 0;
     g->combiner = o && o->by_hand ? NULL : o && o->combiner ? o->combiner : combiner_shipped();
     g->encoder = o && g->combiner ? o->encoder : NULL;
+    g->looked_max = o && o->encoder_claims_max ? o->encoder_claims_max : GROUND_ENCODER_CLAIMS_MAX;
     g->n_sources = n;
     enum cairn_err err = cairn_analyzer_open(
         &g->analyzer, &(struct cairn_analyzer_opts){.language = language, .keep_stopwords = true}, why);

@@ -71,8 +71,8 @@ void ground_combiner_close(struct ground_combiner *c);
  * token of a claim, read with its evidence, whether it is supported. Read-only, shared by any threads; calls
  * queue at the encoder. overlay NULL: the card's model is a token classifier of two outputs ("classifier",
  * the second is "not supported"); else what scripts/train_claims.py made over it. */
-#define GROUND_ENCODER_CLAIMS_MAX 12u /* of a text, the first ones; each is one pass of at most 256 tokens   \
-                                       */
+/* Looked at are the first ones of a text; each is one pass of at most 256 tokens. */
+#define GROUND_ENCODER_CLAIMS_MAX 12u
 struct ground_encoder;
 CAIRN_MUST_USE enum cairn_err ground_encoder_open(struct ground_encoder **out, const struct model_card *card,
                                                   const char *overlay, const struct model_opts *o,
@@ -88,6 +88,7 @@ struct ground_opts {
     const struct ground_combiner *combiner; /* BORROWED until close; NULL: the shipped one */
     bool by_hand;                           /* none: the weights set by hand alone */
     const struct ground_encoder *encoder;   /* BORROWED until close; NULL: none. With a combiner only */
+    size_t encoder_claims_max;              /* in a text, or by grounding_check since open; 0: as above */
 };
 /* Mean cosine of a few unrelated sentences: what "no similarity" looks like under this model. */
 CAIRN_MUST_USE enum cairn_err grounding_embed_baseline(struct encoder *e, float *out, struct cairn_why *why);
