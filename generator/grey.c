@@ -6,12 +6,13 @@
  * the evidence is all there is when that is short, else the sentences that carry most of the claim's words
  * which no sentence before them has, for their length, in the order of the sources.
  *
- * What comes of it: an overlay's first output is the log-odds that a token is not supported, its second, at
- * [CLS], that the claim is not; of a classifier made elsewhere a token's log-odds are the second output less
- * the first. The claim's are a sum of the combiner's, those of [CLS] and the largest of its tokens, with
- * weights that lie beside the overlay's own ("claims.mix"). Proofs still stand above it. A text's chance is
- * the combiner's for the text and the largest of its claims in the same way; a text without a grey claim
- * keeps the combiner's. */
+ * What comes of it: one number a claim. An overlay's second output at [CLS] is the log-odds that the claim is
+ * not supported, at most CAP: of sentences that speak of nothing in the sources it is sure, and the combiner
+ * knows those better. Its first, at the tokens, is only there to learn by. Of a classifier made elsewhere it
+ * is the largest of second output less first over the claim's tokens. A claim's log-odds are a sum of the
+ * combiner's and this; proofs still stand above it. A text's are a sum of the combiner's for the text and the
+ * largest of its claims; a text without a grey claim keeps the combiner's. The weights lie beside the
+ * overlay's own ("claims.mix"). */
 #include "grey.h"
 
 #include "token_head.h"
@@ -25,7 +26,7 @@
 #define KNOWN_SHARE 0.2f /* of a word's weight when another sentence has brought it */
 #define SHORT_WORDS 8u   /* keeps a heading of two words from being the best for its length */
 
-enum { BY_COMBINER, BY_CLS, BY_TOKEN, CONSTANT, TEXT_COMBINER, TEXT_CLAIM, TEXT_CONSTANT, LOW, HIGH, MIX_N };
+enum { BY_COMBINER, BY_CLAIM, CONSTANT, TEXT_COMBINER, TEXT_CLAIM, TEXT_CONSTANT, LOW, HIGH, CAP, MIX_N };
 
 struct ground_encoder {
     struct token_head head;
@@ -37,8 +38,9 @@ enum cairn_err ground_encoder_open(struct ground_encoder **out, const struct mod
                                    const char *overlay, const struct model_opts *o, struct cairn_why *why)
 {
     /* A classifier that was made elsewhere: nobody trained its [CLS], nobody fitted the sum. */
-    static const float elsewhere[MIX_N] = {[BY_COMBINER] = 0.5f, [BY_TOKEN] = 0.5f, [TEXT_COMBINER] = 0.5f,
-                                           [TEXT_CLAIM] = 1,     [LOW] = 0.1f,      [HIGH] = 0.9f};
+    static const float elsewhere[MIX_N] = {
+        [BY_COMBINER] = 0.5f, [BY_CLAIM] = 0.5f, [TEXT_COMBINER] = 0.5f, [TEXT_CLAIM] = 0.5f, [LOW] = 0.1f,
+        [HIGH] = 0.9f,        [CAP] = 10};
     *out = NULL;
     struct ground_encoder *e = cairn_calloc(1, sizeof *e);
     if (!e)
@@ -147,13 +149,15 @@ enum cairn_err grey_weigh(struct grounding *g, struct cairn_str text, size_t sta
     if (!err && claim.n)
         err = token_head_run(&e->head, claim.at, claim.n, evidence.at, evidence.n, logit, NULL, why);
     if (!err && claim.n) {
-        float top = -INFINITY;
-        for (size_t i = 1; i <= claim.n; i++)
-            top = fmaxf(top, e->classes ? logit[i][1] - logit[i][0] : logit[i][0]);
-        float seen = e->mix[BY_CLS] * logit[0][1] + e->mix[BY_TOKEN] * top;
+        float seen = e->classes ? -INFINITY : logit[0][1];
+        for (size_t i = 1; i <= claim.n && e->classes; i++)
+            seen = fmaxf(seen, logit[i][1] - logit[i][0]);
+        seen = fminf(seen, e->mix[CAP]);
         g->seen_most = g->n_looked ? fmaxf(g->seen_most, seen) : seen;
         g->n_looked++;
-        *p = 1 / (1 + expf(-(e->mix[BY_COMBINER] * log_odds(*p) + seen + e->mix[CONSTANT])));
+        if (e->mix[BY_CLAIM] > 0)
+            *p = 1 / (1 + expf(-(e->mix[BY_COMBINER] * log_odds(*p) + e->mix[BY_CLAIM] * seen +
+                                 e->mix[CONSTANT])));
     }
     cairn_free(claim.at);
     cairn_free(evidence.at);
