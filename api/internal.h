@@ -17,6 +17,7 @@
 #define RECALL_BANDS 4u
 #define SEEN_EDGES_MAX 20u
 #define READER_FILE "reader.safetensors" /* beside the pair model's file */
+#define CLAIMS_FILE "claims.safetensors" /* the same */
 
 /* What questions and their results look like, counted in fixed buckets; `cairn eval drift` compares two
  * counts. */
@@ -54,7 +55,7 @@ struct service {
     struct store *store;
     struct cairn_config *own_config;
     const struct cairn_config *config;
-    char *models_dir, *name[3], *sync_root; /* name: by enum model_role; NULL: the registry's best */
+    char *models_dir, *name[MODEL_ROLES], *sync_root; /* name: by enum model_role; NULL: the registry's best */
     unsigned n_threads;
     bool read_only;
     enum model_backend backend;
@@ -70,6 +71,7 @@ struct service {
     struct retriever *retriever[2][2]; /* [embedder][reranker] */
     struct generator *generator[2];    /* [decoder] */
     struct reader *reader;             /* NULL: none on disk */
+    struct ground_encoder *claims;     /* NULL: none on disk */
     atomic_uint loaded;                /* bit per enum model_role */
 
     pthread_mutex_t keys_mu;
@@ -180,6 +182,8 @@ enum cairn_err service_retriever_with(struct service *s, bool embedder, bool rer
                                       struct cairn_why *why);
 enum cairn_err service_generator_with(struct service *s, bool decoder, struct generator **out,
                                       struct cairn_why *why);
+/* BORROWED; NULL: none is installed, or none wanted. */
+enum cairn_err service_claims(struct service *s, const struct ground_encoder **out, struct cairn_why *why);
 void service_generator_stats(struct service *s, struct generator_stats *out); /* zero before the first use */
 /* The embedder's name and dim for a new collection; "" and 0 when the service does without. */
 enum cairn_err service_embedder_for_new(struct service *s, char name[96], uint32_t *dim,

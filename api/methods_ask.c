@@ -828,6 +828,7 @@ enum cairn_err m_ground_check(struct call *c)
     double support_min = 0;
     struct ground_source src[GROUND_SOURCES_MAX];
     struct encoder *e = NULL;
+    const struct ground_encoder *claims = NULL;
     struct grounding *g = NULL;
     struct ground_sentence *s = NULL;
     size_t n = 0, byte = 0, point = 0;
@@ -872,8 +873,11 @@ enum cairn_err m_ground_check(struct call *c)
     if (service_has_model(c->s, MODEL_EMBEDDER))
         err = service_support_embedder(c->s, &e, &baseline, c->why);
     if (!err)
+        err = service_claims(c->s, &claims, c->why);
+    if (!err)
         err = grounding_open(&g, src, list->size,
                              &(struct ground_opts){.embedder = e,
+                                                   .encoder = claims,
                                                    .language = lang,
                                                    .question = question,
                                                    .by_hand = !conf_on(c->s, "grounding.trained"),

@@ -19,6 +19,7 @@ void service_models_close(struct service *s)
         for (int r = 0; r < 2; r++)
             retriever_close(s->retriever[e][r]);
     reader_close(s->reader);
+    ground_encoder_close(s->claims);
     decoder_close(s->decoder);
     encoder_close(s->encoder[MODEL_EMBEDDER]);
     encoder_close(s->encoder[MODEL_RERANKER]);
@@ -122,27 +123,71 @@ static enum cairn_err decoder_locked(struct service *s, struct decoder **out, st
     return CAIRN_OK;
 }
 
-/* The reader is an overlay beside the pair model's file; without one there is none, and that is no error. */
+/* The path of an overlay beside the pair model's file; *out NULL: there is none, and that is no error. OWNED.
+ */
+static enum cairn_err overlay_of(const struct model_card *card, const char *name, char **out,
+                                 struct cairn_why *why)
+{
+    const char *slash = strrchr(card->path, '/');
+    struct stat st;
+    *out = cairn_asprintf("%.*s%s", slash ? (int)(slash - card->path + 1) : 0, card->path, name);
+    if (!*out)
+        return cairn_fail(why, CAIRN_ENOMEM, "%s", name);
+    if (stat(*out, &st) != 0) {
+        cairn_free(*out);
+        *out = NULL;
+    }
+    return CAIRN_OK;
+}
+
 static enum cairn_err reader_locked(struct service *s, struct cairn_why *why)
 {
     const struct model_card *card;
+    char *path = NULL;
     if (s->reader || conf_size(s, "api.reader") == 0)
         return CAIRN_OK;
     enum cairn_err err = card_of(s, MODEL_RERANKER, &card, why);
-    if (err)
-        return err;
-    const char *slash = strrchr(card->path, '/');
-    struct stat st;
-    char *path = cairn_asprintf("%.*s" READER_FILE, slash ? (int)(slash - card->path + 1) : 0, card->path);
-    if (!path)
-        return cairn_fail(why, CAIRN_ENOMEM, "reader");
-    if (stat(path, &st) == 0) {
+    if (!err)
+        err = overlay_of(card, READER_FILE, &path, why);
+    if (!err && path)
         err = pool_locked(s, why);
-        if (!err)
-            err = reader_open(&s->reader, card, path,
-                              &(struct model_opts){.pool = s->pool, .backend = s->backend}, why);
-    }
+    if (!err && path)
+        err = reader_open(&s->reader, card, path,
+                          &(struct model_opts){.pool = s->pool, .backend = s->backend}, why);
     cairn_free(path);
+    return err;
+}
+
+/* A checker that is installed, else the overlay over the pair model; *out NULL: neither, or not wanted. */
+static enum cairn_err claims_locked(struct service *s, const struct ground_encoder **out,
+                                    struct cairn_why *why)
+{
+    const struct model_card *card;
+    char *path = NULL;
+    enum cairn_err err = CAIRN_OK;
+    *out = NULL;
+    if (!conf_on(s, "grounding.encoder") || service_goes_without(s, MODEL_CHECKER))
+        return CAIRN_OK;
+    bool whole = s->name[MODEL_CHECKER] || card_of(s, MODEL_CHECKER, &card, NULL) == CAIRN_OK;
+    if (!s->claims && whole)
+        err = card_of(s, MODEL_CHECKER, &card, why);
+    else if (!s->claims && card_of(s, MODEL_RERANKER, &card, NULL) == CAIRN_OK)
+        err = overlay_of(card, CLAIMS_FILE, &path, why);
+    if (!err && !s->claims && (whole || path))
+        err = pool_locked(s, why);
+    if (!err && !s->claims && (whole || path))
+        err = ground_encoder_open(&s->claims, card, path,
+                                  &(struct model_opts){.pool = s->pool, .backend = s->backend}, why);
+    cairn_free(path);
+    *out = s->claims;
+    return err;
+}
+
+enum cairn_err service_claims(struct service *s, const struct ground_encoder **out, struct cairn_why *why)
+{
+    pthread_mutex_lock(&s->models_mu);
+    enum cairn_err err = claims_locked(s, out, why);
+    pthread_mutex_unlock(&s->models_mu);
     return err;
 }
 
@@ -186,6 +231,7 @@ enum cairn_err service_generator_with(struct service *s, bool decoder, struct ge
 {
     struct encoder *e = NULL, *r = NULL;
     struct decoder *d = NULL;
+    const struct ground_encoder *claims = NULL;
     enum cairn_err err = CAIRN_OK;
     *out = NULL;
     bool has_e = service_has_model(s, MODEL_EMBEDDER), has_r = service_has_model(s, MODEL_RERANKER);
@@ -201,9 +247,13 @@ enum cairn_err service_generator_with(struct service *s, bool decoder, struct ge
         if (!err && has_r)
             err = reader_locked(s, why);
         if (!err)
-            err = generator_open(slot, d, e, r, s->config, why);
+            err = claims_locked(s, &claims, why);
         if (!err)
+            err = generator_open(slot, d, e, r, s->config, why);
+        if (!err) {
             generator_use_reader(*slot, s->reader);
+            generator_use_encoder(*slot, claims);
+        }
     }
     *out = err ? NULL : *slot;
     pthread_mutex_unlock(&s->models_mu);

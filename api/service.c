@@ -118,11 +118,12 @@ enum cairn_err service_open(struct service **out, const struct service_opts *o, 
         err = api_config_new(&s->own_config, why);
         s->config = s->own_config;
     }
-    const char *names[3];
+    const char *names[MODEL_ROLES];
     names[MODEL_EMBEDDER] = o->embedder;
     names[MODEL_RERANKER] = o->reranker;
     names[MODEL_GENERATOR] = o->generator;
-    for (int i = 0; i < 3 && !err; i++) {
+    names[MODEL_CHECKER] = o->checker;
+    for (size_t i = 0; i < MODEL_ROLES && !err; i++) {
         s->name[i] = cairn_strdup(names[i]);
         if (names[i] && !s->name[i])
             err = cairn_fail(why, CAIRN_ENOMEM, "service");

@@ -255,6 +255,7 @@ int edit_suite(const struct options *o, struct ground_set *s, const struct groun
     struct cairn_why why = {0};
     struct suite u = {0};
     size_t clean = 0;
+    s->encoder_claims_max = SIZE_MAX; /* each claim is a question of its own here */
     uint8_t *fold = cairn_calloc(s->n_sources, sizeof *fold);
     enum cairn_err err =
         fold ? gm_folds(fold, s->n_sources, o->seed, &why) : cairn_fail(&why, CAIRN_ENOMEM, "folds");

@@ -28,6 +28,8 @@ struct ground_set {
     struct judged_text *texts;
     uint32_t *table; /* open addressing by key, at most half full; 0 empty, else index + 1 */
     size_t n_sources, cap_sources, n_texts, cap_texts, n_table;
+    const struct ground_encoder *encoder; /* BORROWED; NULL: none */
+    size_t encoder_claims_max;            /* as of ground_opts */
     bool has_spans;
     bool marks_are_changes; /* not people's: the marks say what was edited; to learn from, not to judge by */
     bool claimless_is_bad;  /* a text without a claim counts as unsupported (BEGIN's "generic") */
@@ -52,6 +54,13 @@ size_t marks_unite(const struct judged_text *t, bool *on, size_t bytes);
 CAIRN_MUST_USE enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s, size_t text,
                                               uint32_t source, const struct ground_combiner *combiner,
                                               struct cairn_why *why);
+/* The last part of a path; BORROWED. */
+const char *ground_set_name(const char *path, size_t *len);
+/* Appends a line a claim (claim_rows.c has the format). */
+CAIRN_MUST_USE enum cairn_err claim_rows(FILE *to, const struct ground_set *s, const char *name,
+                                         const uint8_t *fold,
+                                         const struct ground_combiner *const of_fold[GM_FOLDS],
+                                         struct cairn_why *why);
 /* Measures and prints; o: set, seed, k (draws), json. of_fold: NULL the weights set by hand. */
 int ground_set_report(const struct options *o, struct ground_set *s,
                       const struct ground_combiner *const of_fold[GM_FOLDS]);

@@ -467,8 +467,11 @@ enum cairn_err ground_set_open(struct grounding **g, const struct ground_set *s,
         return cairn_fail(why, CAIRN_EFULL, "%zu passages; the checker takes %u", src->n, GROUND_SOURCES_MAX);
     for (size_t k = 0; k < src->n; k++)
         given[k] = (struct ground_source){.text = cairn_str_of(src->pieces[k])};
-    struct ground_opts opts = {
-        .question = cairn_str_of(s->texts[text].question), .combiner = combiner, .by_hand = !combiner};
+    struct ground_opts opts = {.question = cairn_str_of(s->texts[text].question),
+                               .combiner = combiner,
+                               .by_hand = !combiner,
+                               .encoder = s->encoder,
+                               .encoder_claims_max = s->encoder_claims_max};
     return grounding_open(g, given, src->n, &opts, why);
 }
 
@@ -656,7 +659,7 @@ static int by_time(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static const char *last_name(const char *path, size_t *len)
+const char *ground_set_name(const char *path, size_t *len)
 {
     size_t end = strlen(path);
     while (end > 1 && path[end - 1] == '/')
@@ -720,7 +723,7 @@ static int report(const struct options *o, const struct ground_set *s, const str
                   struct verdicts *v, const double flagged[N_WAYS])
 {
     size_t len, positives = 0, n = s->n_texts;
-    const char *name = last_name(o->set, &len);
+    const char *name = ground_set_name(o->set, &len);
     for (size_t i = 0; i < n; i++)
         positives += s->texts[i].positive;
     qsort(v->took_us, n, sizeof *v->took_us, by_time);
@@ -774,30 +777,64 @@ int ground_set_report(const struct options *o, struct ground_set *s,
 
 static const struct option_row rows[] = {
     {"set",     "DIR",  "RAGTruth, WiCE, BEGIN, Factcheck-GPT or SummEdits files",                         O_TEXT,
-     offsetof(struct options,                                                                                                                set)   },
+     offsetof(struct options,                                                                                                                set)      },
     {"suite",   "NAME", "edits: single edits in the set's clean texts; extracts: copies; time",            O_TEXT,
-     offsetof(struct options,                                                                                                                mode)  },
+     offsetof(struct options,                                                                                                                mode)     },
     {"edits",   "DIR",  "with --suite: sentences of these passages, reworded, in place of a set",          O_TEXT,
-     offsetof(struct options,                                                                                                                base)  },
-    {"n",       "N",    "of such texts (default 4000)",                                                    O_WHOLE, offsetof(struct options, n)     },
+     offsetof(struct options,                                                                                                                base)     },
+    {"n",       "N",    "of such texts (default 4000)",                                                    O_WHOLE, offsetof(struct options, n)        },
     {"half",    "1|2",  "only one half of the sources, split by their ids: one to work on, one to report",
-     O_WHOLE,                                                                                                       offsetof(struct options, half)  },
+     O_WHOLE,                                                                                                       offsetof(struct options, half)     },
     {"out",     "FILE", "with --suite edits: a line a claim, edited and untouched",                        O_TEXT,
-     offsetof(struct options,                                                                                                                out)   },
-    {"by-hand", NULL,   "the weights set by hand alone",                                                   O_FLAG,  offsetof(struct options, both)  },
+     offsetof(struct options,                                                                                                                out)      },
+    {"by-hand", NULL,   "the weights set by hand alone",                                                   O_FLAG,  offsetof(struct options, both)     },
     {"model",   "FILE", "a trained combiner (default: the shipped one)",                                   O_TEXT,
-     offsetof(struct options,                                                                                                                models)},
-    {"seed",    "N",    "of the folds and the bootstrap (default 1)",                                      O_WHOLE, offsetof(struct options, seed)  },
+     offsetof(struct options,                                                                                                                models)   },
+    {"encoder", "NAME", "look at unsure claims again: a checker, or FILE.safetensors over the pair model",
+     O_TEXT,                                                                                                        offsetof(struct options, generator)},
+    {"threads", "N",    "of the encoder (default 1)",                                                      O_WHOLE, offsetof(struct options, threads)  },
+    {"seed",    "N",    "of the folds and the bootstrap (default 1)",                                      O_WHOLE, offsetof(struct options, seed)     },
     {"draws",   "N",    "of the bootstrap over sources (default 1000; 0: no intervals)",                   O_WHOLE,
-     offsetof(struct options,                                                                                                                k)     },
-    {"json",    NULL,   "one JSON object",                                                                 O_FLAG,  offsetof(struct options, json)  },
-    {"quiet",   NULL,   "no progress",                                                                     O_FLAG,  offsetof(struct options, quiet) },
+     offsetof(struct options,                                                                                                                k)        },
+    {"json",    NULL,   "one JSON object",                                                                 O_FLAG,  offsetof(struct options, json)     },
+    {"quiet",   NULL,   "no progress",                                                                     O_FLAG,  offsetof(struct options, quiet)    },
 };
 #define N_ROWS (sizeof rows / sizeof *rows)
 
+struct encoder_slot {
+    struct model_registry *registry;
+    struct cairn_pool *pool;
+    struct ground_encoder *encoder;
+};
+static void encoder_slot_release(struct encoder_slot *s)
+{
+    ground_encoder_close(s->encoder);
+    cairn_pool_close(s->pool);
+    model_registry_close(s->registry);
+}
+/* o->generator: an overlay over the pair model, by its ending, or the name of a checker. */
+static enum cairn_err encoder_slot_open(struct encoder_slot *s, const struct options *o,
+                                        struct cairn_why *why)
+{
+    static const char ending[] = ".safetensors";
+    const char *name = o->generator;
+    size_t n = strlen(name), m = sizeof ending - 1;
+    bool overlay = n > m && strcmp(name + n - m, ending) == 0;
+    const struct model_card *card;
+    enum cairn_err err = model_registry_open(&s->registry, NULL, why);
+    if (!err)
+        err = model_registry_find(s->registry, overlay ? MODEL_RERANKER : MODEL_CHECKER,
+                                  overlay ? NULL : name, &card, why);
+    if (!err)
+        err = cairn_pool_open(&s->pool, (unsigned)o->threads, why);
+    return err ? err
+               : ground_encoder_open(&s->encoder, card, overlay ? name : NULL,
+                                     &(struct model_opts){.pool = s->pool}, why);
+}
+
 int eval_grounding(int argc, char **argv)
 {
-    struct options o = {.command = "eval grounding", .seed = 1, .k = 1000, .n = 4000};
+    struct options o = {.command = "eval grounding", .seed = 1, .k = 1000, .n = 4000, .threads = 1};
     int code = options_read(&o, rows, N_ROWS, argc, argv);
     if (code)
         return code;
@@ -825,12 +862,15 @@ int eval_grounding(int argc, char **argv)
         return tell(&o, USAGE, "--out wants --suite edits");
     if (!o.set == !(o.base && suite))
         return tell(&o, USAGE, "--set DIR says what to judge, or --suite with --edits DIR; --help says more");
-    if (o.k > 100000)
-        return tell(&o, USAGE, "--draws: at most 100000");
+    if (o.k > 100000 || !o.threads || o.threads > 64)
+        return tell(&o, USAGE, "--draws: at most 100000; --threads: 1 to 64");
+    if (o.both && o.generator)
+        return tell(&o, USAGE, "--encoder goes with a combiner, not --by-hand");
     run_watch();
     struct cairn_why why = {0};
     struct ground_set s = {0};
     struct ground_combiner *model = NULL;
+    struct encoder_slot slot = {0};
     enum cairn_err err = o.models ? ground_combiner_open(&model, o.models, &why) : CAIRN_OK;
     if (!err)
         err = o.set ? ground_set_read(&s, o.set, &why) : edits_of_passages(&s, o.base, o.n, o.seed, &why);
@@ -838,6 +878,9 @@ int eval_grounding(int argc, char **argv)
         ground_set_half(&s, o.half);
     if (!err && !s.n_texts)
         err = cairn_fail(&why, CAIRN_ENOTFOUND, "half %" PRIu64 " has no text", o.half);
+    if (!err && o.generator)
+        err = encoder_slot_open(&slot, &o, &why);
+    s.encoder = slot.encoder;
     const struct ground_combiner *of_fold[GM_FOLDS], *use = o.both  ? NULL
                                                             : model ? model
                                                                     : combiner_shipped();
@@ -846,5 +889,6 @@ int eval_grounding(int argc, char **argv)
     code = err ? tell_err(&o, err, &why) : suite ? suite(&o, &s, use) : ground_set_report(&o, &s, of_fold);
     ground_set_release(&s);
     ground_combiner_close(model);
+    encoder_slot_release(&slot);
     return code;
 }

@@ -24,6 +24,7 @@
 #include "../generator/combiner.h"
 #include "../generator/tokens.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -663,6 +664,8 @@ static const struct option_row rows_help[] = {
     { "n",    "N",                                          "edited texts (default 4000)",                                                                      O_WHOLE, offsetof(struct options,     n)},
     { "licence", "TEXT",                                  "of those sets, for the model's card",                                                                       O_TEXT, offsetof(struct options,    kb)},
     { "out", "FILE",                                                   "the model to write",                                                                       O_TEXT, offsetof(struct options,   out)},
+    { "claims", "FILE", "also write each claim with its evidence, for scripts/train_claims.py",                                                                       O_TEXT,
+     offsetof(struct options,                                                                                                                                                              run_out)},
     { "style",   NULL,   "let position, length, lists and openings count (for the set alone)",                                                                       O_FLAG,
      offsetof(struct options,                                                                                                                                                                 both)},
     { "seed",    "N",                 "of the folds, the fits and the bootstrap (default 1)",                                                                      O_WHOLE,
@@ -702,6 +705,34 @@ static enum cairn_err card_write(struct ground_combiner *m, const struct options
     if (!err)
         err = cairn_write_file(o->out, b.bytes, b.len, why);
     cairn_buf_release(&b);
+    return err;
+}
+
+/* Of all sets, with what the combiners that did not see a fold say of it. */
+static enum cairn_err claims_write(const struct options *o, const struct corpus *c,
+                                   struct ground_combiner *const models[GM_FOLDS + 1], struct cairn_why *why)
+{
+    const struct ground_combiner *of_fold[GM_FOLDS];
+    FILE *to = fopen(o->run_out, "w");
+    if (!to)
+        return cairn_fail(why, CAIRN_EIO, "%s cannot be written: %s", o->run_out, strerror(errno));
+    for (size_t f = 0; f < GM_FOLDS; f++)
+        of_fold[f] = models[f];
+    enum cairn_err err = CAIRN_OK;
+    for (size_t i = 0; i < c->n_sets && !err; i++) {
+        size_t len;
+        const char *name = ground_set_name(i < o->n_conf ? o->conf[i] : o->base, &len);
+        char *copy = cairn_strndup(name, len);
+        uint8_t *fold = cairn_calloc(c->sets[i].n_sources, sizeof *fold);
+        err = copy && fold ? gm_folds(fold, c->sets[i].n_sources, o->seed, why)
+                           : cairn_fail(why, CAIRN_ENOMEM, "folds");
+        if (!err)
+            err = claim_rows(to, &c->sets[i], copy, fold, of_fold, why);
+        cairn_free(copy);
+        cairn_free(fold);
+    }
+    if (fclose(to) != 0 && !err)
+        err = cairn_fail(why, CAIRN_EIO, "%s could not be written whole", o->run_out);
     return err;
 }
 
@@ -755,6 +786,8 @@ static int train_grounding(int argc, char **argv)
     progress_clear();
     if (!err)
         err = card_write(models[GM_FOLDS], &o, c, &why);
+    if (!err && o.run_out)
+        err = claims_write(&o, c, models, &why);
     if (err)
         code = tell_err(&o, err, &why);
     for (size_t i = 0; c && i < c->n_sets && !code; i++) {

@@ -28,7 +28,8 @@
 struct generator {
     struct decoder *decoder;
     struct encoder *embedder, *reranker;
-    const struct reader *reader; /* or NULL */
+    const struct reader *reader;          /* or NULL */
+    const struct ground_encoder *encoder; /* or NULL */
     const struct cairn_config *config;
     float baseline;
     size_t weight_bytes;
@@ -106,6 +107,7 @@ enum cairn_err generator_open(struct generator **out, struct decoder *d, struct 
 }
 
 void generator_use_reader(struct generator *g, const struct reader *r) { g->reader = r; }
+void generator_use_encoder(struct generator *g, const struct ground_encoder *e) { g->encoder = e; }
 
 void generator_close(struct generator *g)
 {
@@ -366,6 +368,7 @@ static enum cairn_err open_grounding(struct work *w, size_t n, size_t first_len,
     grounding_close(w->grounding);
     w->grounding = NULL;
     const struct ground_opts o = {.embedder = w->g->embedder,
+                                  .encoder = conf(w->g, "grounding.encoder") < 0.5 ? NULL : w->g->encoder,
                                   .embed_baseline = w->g->baseline,
                                   .language = w->q->language,
                                   .question = question,

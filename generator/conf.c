@@ -36,6 +36,9 @@ const struct cairn_conf generator_conf[] = {
      "prompts take longer"                                                                                                                  },
     {"grounding.trained",               1,                   0,    1,     true,
      "1: the shipped trained combiner (generator/grounding.model); 0: the weights set by hand"                                              },
+    {"grounding.encoder",               0,                   0,    1,     false,
+     "1: an encoder reads claims that the combiner is unsure of: an installed checker, else "
+     "claims.safetensors beside the pair model"                                                                                             },
     {"grounding.support_min",           0.5,                 0.05, 0.99,  true,  "a sentence with at least this support is supported"       },
 };
 const size_t generator_conf_len = sizeof generator_conf / sizeof generator_conf[0];

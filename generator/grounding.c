@@ -10,6 +10,7 @@
  *
  * Threads: one at a time per struct grounding. Everything is deterministic: no clocks, no addresses, fixed
  * orders. */
+#include "grey.h"
 #include "grounding_state.h"
 #include "grounding_weights.h"
 #include "tokens.h"
@@ -501,6 +502,8 @@ enum cairn_err grounding_open(struct grounding **out, const struct ground_source
     g->baseline = o ? o->embed_baseline : 0;
     g->combiner = o && o->by_hand ? NULL : o && o->combiner ? o->combiner : combiner_shipped();
     g->stop = o ? o->stop : NULL;
+    g->encoder = o && g->combiner ? o->encoder : NULL;
+    g->looked_max = o && o->encoder_claims_max ? o->encoder_claims_max : GROUND_ENCODER_CLAIMS_MAX;
     g->n_sources = n;
     enum cairn_err err = cairn_analyzer_open(
         &g->analyzer, &(struct cairn_analyzer_opts){.language = language, .keep_stopwords = true}, why);
@@ -1961,9 +1964,9 @@ float grounding_text_chance(const struct grounding *g)
     uint8_t x[AF_N];
     text_features(&g->sums, x);
     const struct ground_combiner *m = g->combiner;
-    return (float)calibrated_16(&m->calibration[FOREST_TEXTS],
-                                text_margin(g->sums.max_margin, forest_margin(&m->forest[FOREST_TEXTS], x))) /
-           65536;
+    int32_t p = calibrated_16(&m->calibration[FOREST_TEXTS],
+                              text_margin(g->sums.max_margin, forest_margin(&m->forest[FOREST_TEXTS], x)));
+    return grey_text(g, (float)p / 65536);
 }
 
 float grounding_chance(const struct grounding *g)
@@ -2048,8 +2051,12 @@ enum cairn_err grounding_check(struct grounding *g, struct cairn_str text, size_
         all.f[GF_COSINE] = scaled_cosine(g, cosine, mask_all(g));
     }
     float score = combine(all.f, with_cosine);
-    if (g->combiner)
-        score = 1 - combine_words(g, text, start, end, &all, true);
+    if (g->combiner) {
+        float p = combine_words(g, text, start, end, &all, true);
+        if (!all.verbatim && (err = grey_weigh(g, text, start, end, &p, why)) != CAIRN_OK)
+            return err;
+        score = 1 - p;
+    }
     score = g->n_sources ? judge(g, &all, score) : 0;
     const struct finding *told = &all;
     struct finding one[2]; /* the present source, and the best so far */
@@ -2142,6 +2149,7 @@ enum cairn_err grounding_check_text(struct grounding *g, struct cairn_str text, 
         return cairn_fail(why, CAIRN_ENOMEM, "verdicts of %zu sentences", found);
     double good = 0, all = 0;
     g->sums = (struct text_sums){0};
+    g->n_looked = 0;
     g->any_claim = false;
     g->lowest = 1;
     for (size_t i = 0; i < found; i++) {

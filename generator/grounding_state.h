@@ -95,6 +95,9 @@ struct grounding {
     float baseline, support_min;
     const struct ground_combiner *combiner; /* BORROWED; NULL: the weights set by hand */
     const struct cairn_stop *stop;          /* BORROWED, or NULL */
+    const struct ground_encoder *encoder;   /* BORROWED; NULL: no second look */
+    size_t n_looked, looked_max;            /* claims of the text that had one */
+    float seen_most;                        /* the largest that it said of one */
     struct gsource *sources;
     size_t n_sources;
     struct gword *words;

@@ -378,7 +378,9 @@ static enum cairn_err read_weights(struct encoder *e, struct cairn_why *why)
         err = read_norm(e, &l->out_norm, OUT_NORM, i, why);
     }
     char name[128];
-    if (!err && find(e, CLASSIFIER, 0, "weight", name)) {
+    const struct model_tensor *head = err ? NULL : find(e, CLASSIFIER, 0, "weight", name);
+    /* more outputs than one are of another task, and read by who knows it (encoder_extra) */
+    if (head && (head->n_dims < 2 || head->dims[1] == 1)) {
         err = read_dense(e, &e->pooler, POOLER, 0, e->dim, e->dim, why);
         if (!err)
             err = read_dense(e, &e->classifier, CLASSIFIER, 0, e->dim, 1, why);
@@ -474,13 +476,13 @@ static enum cairn_err open_over(struct encoder *e, const struct model_card *card
 enum cairn_err encoder_extra(const struct encoder *e, const char *name, float *out, size_t n,
                              struct cairn_why *why)
 {
-    const struct model_tensor *t = e->over ? model_file_tensor(e->over, name) : NULL;
+    const struct model_tensor *t = model_file_tensor(e->over ? e->over : e->file, name);
     uint64_t have = t ? 1 : 0;
     for (uint32_t i = 0; t && i < t->n_dims; i++)
         have *= t->dims[i];
     if (!t || have != n || tensor_type_bytes(t->type, n) != t->n_bytes)
-        return cairn_fail(why, CAIRN_ECORRUPT, "%s: the overlay has no tensor %s of %zu numbers", e->name,
-                          name, n);
+        return cairn_fail(why, CAIRN_ECORRUPT, "%s: %s has no tensor %s of %zu numbers", e->name,
+                          e->over ? "the overlay" : "its file", name, n);
     tensor_dequantize(t->type, t->bytes, out, n);
     return CAIRN_OK;
 }

@@ -1,9 +1,9 @@
 /* registry.c - a directory of models, one directory each: NAME/card.json and the files that it names.
  *
  * card.json (written by scripts/models and by model_registry_add, read here; unknown keys are ignored):
- *   name, role "generator|embedder|reranker", format "gguf|safetensors", file, vocab, bytes, sha256, licence,
- * source, profile, architecture, pooling "cls|mean|none|rank", normalize, query_prefix, max_tokens, n_head,
- * layer_norm_eps, lower_case, template
+ *   name, role "generator|embedder|reranker|checker", format "gguf|safetensors", file, vocab, bytes, sha256,
+ * licence, source, profile, architecture, pooling "cls|mean|none|rank", normalize, query_prefix, max_tokens,
+ * n_head, layer_norm_eps, lower_case, template
  *
  * A card may come with a model from anywhere, so: "name" is the directory's own name; "file" and "vocab" are
  * plain names inside it; numbers have ranges. A directory whose card breaks a rule is left out with a
@@ -50,10 +50,9 @@ static enum cairn_err no_memory(struct cairn_why *why)
     return cairn_fail(why, CAIRN_ENOMEM, "no memory for the model registry");
 }
 
-const char *model_role_name(enum model_role r)
-{
-    return r == MODEL_GENERATOR ? "generator" : r == MODEL_EMBEDDER ? "embedder" : "reranker";
-}
+static const char *const role_names[MODEL_ROLES] = {"generator", "embedder", "reranker", "checker"};
+
+const char *model_role_name(enum model_role r) { return role_names[r]; }
 
 static void card_release(struct model_card *c)
 {
@@ -157,7 +156,6 @@ static enum cairn_err card_path(const json_t *card, const char *key, const char 
 }
 
 static const char *const pooling_names[] = {"none", "mean", "cls", "rank"}; /* as enum encoder_pooling */
-static const char *const role_names[] = {"generator", "embedder", "reranker"};
 
 static enum cairn_err card_from_json(struct model_card *c, const json_t *card, const char *dir,
                                      struct cairn_why *why)
@@ -187,7 +185,7 @@ static enum cairn_err card_from_json(struct model_card *c, const json_t *card, c
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         if ((err = card_text(card, texts[i].key, texts[i].out, why)))
             return err;
-    if ((err = card_choice(card, "role", role_names, 3, &role, why)) ||
+    if ((err = card_choice(card, "role", role_names, MODEL_ROLES, &role, why)) ||
         (err = card_choice(card, "pooling", pooling_names, 4, &c->pooling, why)) ||
         (err = card_path(card, "file", dir, &c->path, why)) ||
         (err = card_path(card, "vocab", dir, &c->vocab, why)) ||
@@ -198,7 +196,7 @@ static enum cairn_err card_from_json(struct model_card *c, const json_t *card, c
         (err = card_bool(card, "lower_case", &c->lower_case, why)))
         return err;
     if (role < 0)
-        return bad_card(why, "role", "is generator, embedder or reranker");
+        return bad_card(why, "role", "is generator, embedder, reranker or checker");
     if (!c->path)
         return bad_card(why, "file", "names the model file");
     if (c->template_name && chat_template_by_name(c->template_name) == CHAT_NONE)
@@ -499,11 +497,14 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
         return cairn_fail(why, CAIRN_EUNSUPPORTED,
                           "an encoder has BERT's embeddings, or nomic-bert's: %.200s has not", a->file);
     int64_t longest = pos ? (int64_t)pos->dims[1] : NOMIC_TOKENS;
-    bool head = model_file_tensor(f, "classifier.weight") != NULL;
-    if (head != (a->role == MODEL_RERANKER))
-        return cairn_fail(why, CAIRN_EINVAL,
-                          "%.200s %s a classifier head, so it is %s; add it with that role", a->file,
-                          head ? "has" : "has not", head ? "a reranker" : "no reranker");
+    const struct model_tensor *head = model_file_tensor(f, "classifier.weight");
+    uint64_t outputs = !head ? 0 : head->n_dims < 2 ? 1 : head->dims[1];
+    if (outputs > 2 || outputs != (a->role == MODEL_RERANKER ? 1 : a->role == MODEL_CHECKER ? 2 : 0))
+        return cairn_fail(
+            why, CAIRN_EINVAL,
+            "%.200s has a classifier of %" PRIu64
+            " outputs: a reranker has one, a checker two, an embedder none; add it with that role",
+            a->file, outputs);
     bool lower = true;
     (void)model_file_bool(f, "tokenizer.lower_case", &lower);
     struct tokenizer *t;
@@ -524,6 +525,7 @@ static enum cairn_err check_safetensors(struct adding *a, const struct model_fil
     (void)model_file_int(f, "bert.context_length", &context);
     (void)model_file_float(f, "bert.attention.layer_norm_epsilon", &eps);
     const char *pooling = a->role == MODEL_RERANKER                  ? "rank"
+                          : a->role == MODEL_CHECKER                 ? "none"
                           : string_is(f, "bert.pooling_type", "cls") ? "cls"
                                                                      : "mean";
     if (context < ENCODER_TOKENS_MIN)

@@ -16,43 +16,25 @@ import math
 import os
 import random
 import re
-import struct
 import sys
-import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import BertWordPieceTokenizer
+
+import overlay
+from overlay import CLS, SEP, batches, lines, say
 
 RUN_TOKENS = 96  # as generator/reader.c
 QUESTION_TOKENS_MAX = 60
 TOKENS_MAX = 320
 ANSWER_TOKENS_MAX = 20
-CLS, SEP = 101, 102
-LINEAR = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
 STOP = set(
     "what who when where which how did does do was were is are the a an of in to for and on at by with that from as it "
     "its his her their be been has have had".split()
 )
 WORD = re.compile(r"[a-z0-9]+")
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(])|\n+")
-
-
-def say(*x):
-    print(time.strftime("%H:%M:%S"), *x, flush=True)
-
-
-def lines(path):
-    with open(path, encoding="utf-8") as f:
-        return [json.loads(x) for x in f]
 
 
 def words(text):
@@ -91,17 +73,7 @@ class Lexical:
         return [self.ids[i] for i, _ in score.most_common(k)]
 
 
-class Texts:
-    def __init__(self, vocab):
-        self.tokenizer = BertWordPieceTokenizer(vocab, lowercase=True)
-        self.known = {}
-
-    def encode(self, text):
-        if text not in self.known:
-            e = self.tokenizer.encode(text, add_special_tokens=False)
-            self.known[text] = (e.ids, e.offsets)
-        return self.known[text]
-
+class Texts(overlay.Texts):
     def runs(self, text):
         """Runs of whole sentences of at most RUN_TOKENS tokens, as generator/reader.c cuts them."""
         at, cuts = 0, []
@@ -198,148 +170,20 @@ def gather(a, texts, heldout):
     return train, test
 
 
-class Model:
-    def __init__(self, path, n_head, freeze, rank):
-        self.base, self.n_head = self.load(os.path.join(path, "model.safetensors")), n_head
-        self.dim = self.base["embeddings.LayerNorm.weight"].shape[0]
-        self.layers = 0
-        while f"encoder.layer.{self.layers}.output.dense.weight" in self.base:
-            self.layers += 1
-        self.freeze, self.own, self.low = freeze, {}, {}
-        g = torch.Generator().manual_seed(3)
-        for i in range(freeze, self.layers):
-            p = f"encoder.layer.{i}."
-            for n in LINEAR:
-                w = self.base[p + n + ".weight"]
-                self.low[p + n] = (
-                    torch.nn.Parameter(torch.randn(rank, w.shape[1], generator=g) / w.shape[1] ** 0.5),
-                    torch.nn.Parameter(torch.zeros(w.shape[0], rank)),
-                )
-                self.own[p + n + ".bias"] = torch.nn.Parameter(self.base[p + n + ".bias"].clone())
-            for n in ("attention.output.LayerNorm", "output.LayerNorm"):
-                for part in (".weight", ".bias"):
-                    self.own[p + n + part] = torch.nn.Parameter(self.base[p + n + part].clone())
-        self.head = torch.nn.Parameter(torch.randn(2, self.dim, generator=g) * 0.02)
-        self.bias = torch.nn.Parameter(torch.zeros(2))
-
-    @staticmethod
-    def load(path):
-        with open(path, "rb") as f:
-            (n,) = struct.unpack("<Q", f.read(8))
-            header, body = json.loads(f.read(n)), f.read()
-        out = {}
-        for k, v in header.items():
-            if k != "__metadata__":
-                b, e = v["data_offsets"]
-                t = torch.frombuffer(bytearray(body[b:e]), dtype=torch.float32).reshape(v["shape"])
-                out[k.removeprefix("bert.")] = t
-        return out
-
-    def at(self, name):
-        return self.own.get(name, self.base.get(name))
-
-    def linear(self, x, p):
-        w = self.at(p + ".weight")
-        if p in self.low:
-            a, b = self.low[p]
-            w = w + b @ a
-        return F.linear(x, w, self.at(p + ".bias"))
-
-    def norm(self, x, p):
-        return F.layer_norm(x.float(), (self.dim,), self.at(p + ".weight"), self.at(p + ".bias"), 1e-12)
-
-    def layer(self, x, i, mask):
-        p, (rows, n, _) = f"encoder.layer.{i}.", x.shape
-        q, k, v = (
-            self.linear(x, p + "attention.self." + part).view(rows, n, self.n_head, -1).transpose(1, 2)
-            for part in ("query", "key", "value")
-        )
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
-        o = o.transpose(1, 2).reshape(rows, n, self.dim)
-        x = self.norm(x + self.linear(o, p + "attention.output.dense"), p + "attention.output.LayerNorm")
-        inner = F.gelu(self.linear(x, p + "intermediate.dense"))
-        return self.norm(x + self.linear(inner, p + "output.dense"), p + "output.LayerNorm")
-
-    def frozen(self, examples):
-        """Outputs of the lower layers, once: float16 rows of all tokens."""
-        for at, e in zip(np.cumsum([0] + [len(e["ids"]) for e in examples]), examples):
-            e["at"] = int(at)
-        out = np.zeros((sum(len(e["ids"]) for e in examples), self.dim), np.float16)
-        for batch in batches(examples, 32):
-            lens = [len(e["ids"]) for e in batch]
-            n = max(lens)
-            ids = torch.tensor([e["ids"] + [0] * (n - len(e["ids"])) for e in batch])
-            types = torch.tensor([e["types"] + [0] * (n - len(e["types"])) for e in batch])
-            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-                x = self.base["embeddings.word_embeddings.weight"][ids]
-                x = x + self.base["embeddings.position_embeddings.weight"][:n]
-                x = self.norm(x + self.base["embeddings.token_type_embeddings.weight"][types], "embeddings.LayerNorm")
-                mask = attention_mask(lens, n)
-                for i in range(self.freeze):
-                    x = self.layer(x, i, mask)
-            for j, e in enumerate(batch):
-                out[e["at"] : e["at"] + lens[j]] = x[j, : lens[j]].float().numpy()
-        return out
-
+class Reader(overlay.Model):
     def logits(self, batch, states):
-        lens = [len(e["ids"]) for e in batch]
-        n = max(lens)
-        x, known = torch.zeros(len(batch), n, self.dim), torch.zeros(len(batch), n, dtype=torch.bool)
+        """Only [CLS] and the run can be chosen."""
+        x = super().logits(batch, states)
+        known = torch.zeros(x.shape[:2], dtype=torch.bool)
         known[:, 0] = True
         for j, e in enumerate(batch):
-            x[j, : lens[j]] = torch.from_numpy(states[e["at"] : e["at"] + lens[j]].astype(np.float32))
-            known[j, e["first"] : lens[j] - 1] = True
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            for i in range(self.freeze, self.layers):
-                x = self.layer(x, i, attention_mask(lens, n))
-        return (x.float() @ self.head.t() + self.bias).masked_fill(~known[:, :, None], -1e4)
-
-    def tensors(self):
-        out = dict(self.own)
-        for p, (a, b) in self.low.items():
-            out[p + ".a"], out[p + ".b"] = a, b
-        out["reader.weight"], out["reader.bias"] = self.head, self.bias
-        return out
-
-    def write(self, path, base_sha256, facts):
-        header, parts, at = {"__metadata__": {"base_sha256": base_sha256, **facts}}, [], 0
-        for name, t in sorted(self.tensors().items()):
-            half = name.endswith((".a", ".b"))
-            raw = t.detach().numpy().astype(np.float16 if half else np.float32).tobytes()
-            header[name] = {
-                "dtype": "F16" if half else "F32",
-                "shape": list(t.shape),
-                "data_offsets": [at, at + len(raw)],
-            }
-            parts.append(raw)
-            at += len(raw)
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        with open(path, "wb") as f:
-            f.write(struct.pack("<Q", len(text)) + text + b"".join(parts))
-
-    def read(self, path):
-        """Goes on from an overlay: its numbers, to the precision of the file."""
-        with open(path, "rb") as f:
-            (n,) = struct.unpack("<Q", f.read(8))
-            header, body = json.loads(f.read(n)), f.read()
-        mine = self.tensors()
-        with torch.no_grad():
-            for name, t in mine.items():
-                v = header[name]
-                raw = body[v["data_offsets"][0] : v["data_offsets"][1]]
-                t.copy_(torch.from_numpy(np.frombuffer(raw, np.float16 if v["dtype"] == "F16" else np.float32)
-                                         .astype(np.float32).reshape(v["shape"])))
+            known[j, e["first"] : len(e["ids"]) - 1] = True
+        return x.masked_fill(~known[:, :, None], -1e4)
 
 
-def attention_mask(lens, n):
-    return torch.where(torch.arange(n)[None] < torch.tensor(lens)[:, None], 0.0, -1e4)[:, None, None, :]
-
-
-def batches(examples, size, jitter=None):
-    key = {id(e): len(e["ids"]) + (jitter.random() * 20 if jitter else 0) for e in examples}
-    order = sorted(examples, key=lambda e: key[id(e)])
-    return [order[i : i + size] for i in range(0, len(order), size)]
+def loss(batch, logits):
+    span = torch.tensor([e["span"] for e in batch])
+    return (F.cross_entropy(logits[:, :, 0], span[:, 0]) + F.cross_entropy(logits[:, :, 1], span[:, 1])) / 2
 
 
 def tokens_of(text):
@@ -412,33 +256,12 @@ def main():
         heldout = set(f.read().split("\n")) - {""}
     train, test = gather(a, Texts(os.path.join(a.model, "vocab.txt")), heldout)
     say(len(train), "runs to train on,", sum(e["span"] == (0, 0) for e in train), "without an answer;", len(test), "to test")
-    model = Model(a.model, card["n_head"], a.freeze, a.rank)
+    model = Reader(a.model, "reader", card["n_head"], a.freeze, a.rank)
     if a.resume:
         model.read(a.resume)
     states, test_states = model.frozen(train), model.frozen(test)
-    body = list(model.own.values()) + [x for pair in model.low.values() for x in pair]
-    head = [model.head, model.bias]
-    say(sum(x.numel() for x in body + head), "parameters")
-    optimizer = torch.optim.AdamW([{"params": body}, {"params": head}], lr=a.rate, weight_decay=0.01)
-    total, step, epoch = int(math.ceil(len(train) / a.batch) * a.epochs), 0, 0
-    while step < total:
-        order = batches(train, a.batch, random.Random(epoch))
-        random.Random(epoch).shuffle(order)
-        epoch += 1
-        for batch in order[: total - step]:
-            rise = min(1, (step + 1) / (0.06 * total)) * max(0.02, 1 - step / total)
-            for group, rate in zip(optimizer.param_groups, (a.rate, 1e-3)):
-                group["lr"] = rate * rise
-            logits = model.logits(batch, states)
-            span = torch.tensor([e["span"] for e in batch])
-            loss = (F.cross_entropy(logits[:, :, 0], span[:, 0]) + F.cross_entropy(logits[:, :, 1], span[:, 1])) / 2
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(body + head, 1.0)
-            optimizer.step()
-            step += 1
-            if step % 50 == 0:
-                say(f"step {step}/{total} loss {loss.item():.3f}")
+
+    def after_epoch():
         measure(model, test, test_states)
         model.write(
             a.out,
@@ -450,6 +273,8 @@ def main():
                 "left_out": ", ".join(sorted(heldout)),
             },
         )
+
+    model.fit(train, states, loss, a.epochs, a.rate, a.batch, after_epoch)
     return 0
 
 

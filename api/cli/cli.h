@@ -34,7 +34,7 @@ struct number {
 /* Every option of every command has its place here; a command's table says which of them it takes. */
 struct args {
     const struct command *command;
-    const char *data, *server, *key, *models, *config, *embedder, *reranker, *generator, *backend, *log_level;
+    const char *data, *server, *key, *models, *config, *embedder, *reranker, *generator, *checker, *backend, *log_level;
     const char *listen, *http, *sync_root;
     const char *acl, *language, *mode, *rule, *style, *role, *name, *fusion, *collection, *file, *title,
         *path, *format, *model, *after, *file_list, *metric, *index, *enforce;
@@ -75,6 +75,7 @@ struct opt {
     OPT(TEXT, "embedder", "NAME", embedder, "embedding model, or none (default: the best installed)"),                               \
     OPT(TEXT, "reranker", "NAME", reranker, "pair model, or none (default: the best installed)"),                                    \
     OPT(TEXT, "generator", "NAME", generator, "generator, or none (default: the best installed)"),                                   \
+    OPT(TEXT, "checker", "NAME", checker, "encoder that looks at unsure claims again, or none (default: the best installed)"),        \
     OPT(TEXT, "backend", "NAME", backend, "auto, scalar, blas, avx2 or avx512 (default auto)"),                                      \
     OPT_IN(WHOLE, "threads", "N", threads, 1, 1024, "compute threads (default: cores)"),                                             \
     OPT(TEXT, "config", "FILE", config, "settings, lines of key = value; keys: cairn serve --help"),                                 \

@@ -244,6 +244,7 @@ int door_open(struct door *d, const struct args *a, enum door_use use, bool even
                              .embedder = a->embedder,
                              .reranker = a->reranker,
                              .generator = a->generator,
+                             .checker = a->checker,
                              .config = d->config,
                              .n_threads = (unsigned)a->threads.v,
                              .read_only = use == DOOR_READ,

@@ -95,16 +95,16 @@ static int model_list(struct args *a)
 
 static int model_add(struct args *a)
 {
-    static const enum model_role roles[] = {MODEL_GENERATOR, MODEL_EMBEDDER, MODEL_RERANKER};
+    static const enum model_role roles[] = {MODEL_GENERATOR, MODEL_EMBEDDER, MODEL_RERANKER, MODEL_CHECKER};
     const char *file = a->pos[0];
     struct cairn_why why = {{0}};
     struct stat st;
     int role = -1;
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < MODEL_ROLES; i++)
         if (a->role && strcmp(a->role, model_role_name(roles[i])) == 0)
             role = (int)roles[i];
     if (a->role && role < 0)
-        return fail_usage(a, "--role wants generator, embedder or reranker, not \"%s\"", a->role);
+        return fail_usage(a, "--role wants generator, embedder, reranker or checker, not \"%s\"", a->role);
     if (stat(file, &st) != 0)
         return fail_text(a, errno == ENOENT ? EXIT_NOT_FOUND : EXIT_FAILED, "%s: %s", file, strerror(errno));
     const char *base = strrchr(file, '/');
@@ -123,7 +123,7 @@ static int model_add(struct args *a)
     int code = EXIT_DONE;
     enum cairn_err err = CAIRN_OK;
     if (role < 0)
-        code = fail_usage(a, "say what the model is for: --role generator, embedder or reranker");
+        code = fail_usage(a, "say what the model is for: --role generator, embedder, reranker or checker");
     else if (strlen(name) > NAME_BYTES_MAX)
         code = fail_usage(a, "the name is over %u bytes; give a shorter --name", NAME_BYTES_MAX);
     if (code) {
@@ -393,7 +393,7 @@ static int rerank(struct args *a)
 static const struct opt list_opts[] = {OPTS_MODELS, OPTS_WHERE, OPTS_OUTPUT};
 static const struct opt add_opts[] = {
     OPT(TEXT, "name", "NAME", name, "the name to use it by (default: from the file's name)"),
-    OPT(TEXT, "role", "ROLE", role, "generator, embedder or reranker (default for .gguf: generator)"),
+    OPT(TEXT, "role", "ROLE", role, "generator, embedder, reranker or checker (default for .gguf: generator)"),
     OPT(FLAG, "copy", NULL, copy, "copy the file; without it a link is made"),
     OPTS_MODELS,
     OPTS_DATA,

@@ -12,9 +12,12 @@ cairn_test(test_generator_phrase SOURCES unit/test_generator_phrase.c LIBS cairn
 cairn_test(test_generator_prompt SOURCES unit/test_generator_prompt.c LIBS cairn_generator LABELS models)
 cairn_test(test_generator_reader SOURCES unit/test_generator_reader.c LIBS cairn_generator LABELS models)
 target_compile_definitions(test_generator_reader PRIVATE READER_FILE="${CMAKE_SOURCE_DIR}/generator/reader.safetensors")
+cairn_test(test_generator_grey SOURCES unit/test_generator_grey.c LIBS cairn_generator LABELS quick)
+cairn_test(test_generator_claims SOURCES unit/test_generator_claims.c LIBS cairn_generator LABELS models)
+target_compile_definitions(test_generator_claims PRIVATE CLAIMS_FILE="${CMAKE_SOURCE_DIR}/generator/claims.safetensors")
 cairn_test(test_generator_answer SOURCES unit/test_generator_answer.c LIBS cairn_generator LABELS models)
 foreach(name test_grounding_proofs test_grounding_bounds test_generator_typed test_generator_sampler test_generator_stream
-             test_generator_evidence test_generator_constrain test_generator_withhold test_generator_phrase test_generator_reader test_generator_prompt test_generator_answer test_schedule test_schedule_model)
+             test_generator_evidence test_generator_constrain test_generator_withhold test_generator_phrase test_generator_reader test_generator_grey test_generator_prompt test_generator_answer test_schedule test_schedule_model)
     target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/generator) # private headers: what no public call reaches alone
 endforeach()
 cairn_fuzz(fuzz_grounding SOURCES fuzz/fuzz_grounding.c LIBS cairn_generator)

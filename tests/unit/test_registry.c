@@ -217,6 +217,8 @@ static void a_generator_is_checked_and_added(void **state)
     "}"
 #define HEAD ",\"classifier.weight\":{\"dtype\":\"F32\",\"shape\":[1,64],\"data_offsets\":[3328,3584]}"
 
+#define PAIR_HEAD ",\"classifier.weight\":{\"dtype\":\"F32\",\"shape\":[2,64],\"data_offsets\":[3328,3840]}"
+
 static void an_encoder_needs_its_vocabulary_beside_it(void **state)
 {
     UNUSED_STATE(state);
@@ -237,6 +239,9 @@ static void an_encoder_needs_its_vocabulary_beside_it(void **state)
     cairn_buf_clear(&b);
     w_safetensors(&b, "{" EMBEDDINGS HEAD "}", 3584);
     CHECK_OK(cairn_write_file(at(&p, "r.safetensors"), b.bytes, b.len, &why));
+    cairn_buf_clear(&b);
+    w_safetensors(&b, "{" EMBEDDINGS PAIR_HEAD "}", 3840);
+    CHECK_OK(cairn_write_file(at(&p, "c.safetensors"), b.bytes, b.len, &why));
     cairn_buf_release(&b);
     char *models = strdup(at(&p, "models"));
     CHECK_OK(model_registry_open(&r, models, &why));
@@ -253,6 +258,12 @@ static void an_encoder_needs_its_vocabulary_beside_it(void **state)
     CHECK_ERR(model_registry_add(r, at(&p, "r.safetensors"), "r3", MODEL_GENERATOR, true, &why),
               CAIRN_EUNSUPPORTED);
     CHECK_OK(model_registry_add(r, at(&p, "r.safetensors"), "r", MODEL_RERANKER, true, &why));
+    CHECK_ERR(model_registry_add(r, at(&p, "r.safetensors"), "c2", MODEL_CHECKER, true, &why), CAIRN_EINVAL);
+    CHECK_ERR(model_registry_add(r, at(&p, "e.safetensors"), "c3", MODEL_CHECKER, true, &why), CAIRN_EINVAL);
+    CHECK_ERR(model_registry_add(r, at(&p, "c.safetensors"), "c4", MODEL_RERANKER, true, &why), CAIRN_EINVAL);
+    CHECK_OK(model_registry_add(r, at(&p, "c.safetensors"), "c", MODEL_CHECKER, true, &why));
+    CHECK_OK(model_registry_find(r, MODEL_CHECKER, NULL, &c, &why));
+    CHECK(c->pooling == POOL_NONE && !c->normalize);
     CHECK_OK(model_registry_find(r, MODEL_EMBEDDER, NULL, &c, &why));
     CHECK(c->pooling == POOL_CLS && c->normalize && c->lower_case && c->n_head == 2 && c->max_tokens == 8 &&
           c->vocab);

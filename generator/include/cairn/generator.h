@@ -68,6 +68,17 @@ struct ground_combiner; /* trained, from `cairn train grounding`; read-only, sha
 CAIRN_MUST_USE enum cairn_err ground_combiner_open(struct ground_combiner **out, const char *path,
                                                    struct cairn_why *why);
 void ground_combiner_close(struct ground_combiner *c);
+/* A second look at claims that the combiner is unsure of: an encoder of the BERT family that says of each
+ * token of a claim, read with its evidence, whether it is supported. Read-only, shared by any threads; calls
+ * queue at the encoder. overlay NULL: the card's model is a token classifier of two outputs ("classifier",
+ * the second is "not supported"); else what scripts/train_claims.py made over it. */
+/* Looked at are the first ones of a text; each is one pass of at most 256 tokens. */
+#define GROUND_ENCODER_CLAIMS_MAX 12u
+struct ground_encoder;
+CAIRN_MUST_USE enum cairn_err ground_encoder_open(struct ground_encoder **out, const struct model_card *card,
+                                                  const char *overlay, const struct model_opts *o,
+                                                  struct cairn_why *why);
+void ground_encoder_close(struct ground_encoder *e);
 struct ground_opts {
     struct encoder *embedder;  /* BORROWED; NULL: no embedding support signal */
     const char *language;      /* stemming; NULL: english */
@@ -79,6 +90,8 @@ struct ground_opts {
     bool by_hand;                           /* none: the weights set by hand alone */
     const struct cairn_stop
         *stop; /* BORROWED until close, may be NULL: looked at once a source, once a sentence */
+    const struct ground_encoder *encoder; /* BORROWED until close; NULL: none. With a combiner only */
+    size_t encoder_claims_max;            /* in a text, or by grounding_check since open; 0: as above */
 };
 /* Mean cosine of a few unrelated sentences: what "no similarity" looks like under this model. */
 CAIRN_MUST_USE enum cairn_err grounding_embed_baseline(struct encoder *e, float *out, struct cairn_why *why);
@@ -206,6 +219,8 @@ CAIRN_MUST_USE enum cairn_err generator_open(struct generator **out, struct deco
 void generator_close(struct generator *g);
 /* BORROWED; before the first answer. With it extraction finds phrases and refusals know more. */
 void generator_use_reader(struct generator *g, const struct reader *r);
+/* The same: the second look at claims. */
+void generator_use_encoder(struct generator *g, const struct ground_encoder *e);
 /* Cancelled or past its deadline with text already written: CAIRN_OK with that text, its verdicts and finish
  * "cancelled" or "deadline"; with none: CAIRN_ESTOPPED or CAIRN_EDEADLINE. A refusal is CAIRN_OK. On failure
  * *out needs no release. */

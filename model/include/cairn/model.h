@@ -131,7 +131,9 @@ CAIRN_MUST_USE enum cairn_err chat_encode(const struct tokenizer *t, enum chat_t
 /* ---- registry: a directory of model directories, each with a card.json
  * --------------------------------------------- */
 
-enum model_role { MODEL_GENERATOR, MODEL_EMBEDDER, MODEL_RERANKER };
+/* Checker: a token classifier of two outputs, for generator.h's ground_encoder_open. */
+enum model_role { MODEL_GENERATOR, MODEL_EMBEDDER, MODEL_RERANKER, MODEL_CHECKER };
+#define MODEL_ROLES 4u
 const char *model_role_name(enum model_role r);
 struct model_card {
     char *name, *path, *vocab; /* path: the file cairn loads; vocab may be NULL (GGUF carries its own) */
@@ -203,7 +205,7 @@ CAIRN_MUST_USE enum cairn_err encoder_open(struct encoder **out, const struct mo
                                            const struct model_opts *o, struct cairn_why *why);
 /* The same with an overlay: a safetensors file of changes to the card's model, for another task: "NAME.a" and
  * "NAME.b" (low-rank changes of a matrix), "NAME.bias" and norms (in place of the model's), and tensors of
- * its own, which encoder_extra reads. overlay NULL: none. */
+ * its own, which encoder_extra reads; without an overlay that reads the model's. overlay NULL: none. */
 CAIRN_MUST_USE enum cairn_err encoder_open_over(struct encoder **out, const struct model_card *card,
                                                 const char *overlay, const struct model_opts *o,
                                                 struct cairn_why *why);
