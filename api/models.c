@@ -113,7 +113,7 @@ static enum cairn_err decoder_locked(struct service *s, struct decoder **out, st
                              .backend = s->backend,
                              .kv_bytes = cairn_config_size(s->config, "generator.kv_bytes"),
                              .cache_type = (enum cache_type)cairn_config_num(s->config, "generator.kv_type"),
-                             .exact = conf_size(s, "generator.exact_prompt") != 0},
+                             .exact = conf_size(s, "generator.exact") != 0},
                          why);
     if (err)
         return err;

@@ -31,9 +31,10 @@ const struct cairn_conf generator_conf[] = {
      "memory for keys and values of running answers and kept prompts; 0 is that of two full contexts"                                       },
     {"generator.kv_type",               0,                   0,    2,     false,
      "elements of keys and values: 0 is f16, 1 f32, 2 q8 (half the memory of f16, less exact)"                                              },
-    {"generator.exact_prompt",          0,                   0,    1,     false,
-     "1: a prompt's inputs keep 14 bits instead of 8; greedy answers then equal the float reference's, "
-     "prompts take longer"                                                                                                                  },
+    {"generator.exact",                 0,                   0,    1,     false,
+     "1: inputs of matrices keep 14 bits and more instead of 8; greedy answers then equal the float "
+     "reference's, "
+     "prompts and drafts take longer"                                                                                                       },
     {"grounding.trained",               1,                   0,    1,     true,
      "1: the shipped trained combiner (generator/grounding.model); 0: the weights set by hand"                                              },
     {"grounding.encoder",               0,                   0,    1,     false,

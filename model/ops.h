@@ -5,12 +5,12 @@
  * attention run on the pool through ops_matmul() and ops_attention(), which cut the work into units and hand
  * each worker its own scratch. Nothing here allocates: scratch is sized once by compute_init().
  *
- * Numbers: outputs are float32. The AVX-512 backend multiplies integers: inputs rounded to 16 bits against a
- * scale per 256 (few rows), to 15 bits against one per 32 (many rows) or, unless compute.exact, to 8 bits
- * with outliers apart where the weights are of a block type (ops_avx512_block8.c); the others multiply
- * floats. Order of summation: a row's result does not depend on which other rows are computed with it, except
- * that fewer than OPS_ROWS_FEW rows take the other path of the AVX2 and AVX-512 backends (unless the weight
- * is packed); BLAS promises nothing of the kind.
+ * Numbers: outputs are float32. The AVX-512 backend multiplies integers. Inputs of block weights are rounded
+ * to 8 bits against a scale per 32, outliers apart (ops_avx512_few.c, ops_avx512_block8.c); with
+ * compute.exact they keep 16 bits (few rows) or 15 (many), as those of other weights do; the other backends
+ * multiply floats. Order of summation: a row's result does not depend on which other rows are computed with
+ * it, except that fewer than OPS_ROWS_FEW rows take the other path of the AVX2 and AVX-512 backends (unless
+ * the weight is packed); BLAS promises nothing of the kind.
  *
  * A device does not fill this table: its seam is a whole step (device.h). */
 #ifndef CAIRN_MODEL_OPS_H
@@ -121,7 +121,7 @@ const struct ops *ops_avx512(void);
 struct compute {
     const struct ops *ops;
     struct cairn_pool *pool; /* BORROWED, may be NULL */
-    bool exact;              /* no WEIGHT_BLOCKS */
+    bool exact;              /* inputs keep more than 8 bits: no WEIGHT_BLOCKS */
     unsigned n_threads;
     size_t rows_max, k_max, worker_bytes, scores_ld;
     char *shared, *shared_few, *workers; /* OWNED */

@@ -114,7 +114,7 @@ static void prepare(const struct compute *c, const float *x, size_t rows, size_t
     else if (form == WEIGHT_BLOCKS)
         block8_prepare(c, x, rows, k, begin, end);
     else if (rows < OPS_ROWS_FEW && form == WEIGHT_PLAIN)
-        few_prepare(c->shared, x, rows, k, begin, end);
+        few_prepare(c->shared, x, rows, k, begin, end, c->exact);
     else
         for (size_t r = begin; r < end; r += TILE)
             tile_make(c, x, k, r, end - r < TILE ? end - r : TILE);

@@ -1,349 +1,336 @@
 /* ops_avx512_few.c - matmul of few rows for AVX-512 with VNNI. One row is bound by memory, or nearly; from
- * four on the multiplications are the bound: two cores do 32 multiply-adds of 16 bits twice a cycle each.
+ * eight on the multiplications are the bound.
  *
- * Activations are rounded to 16 bits against one scale per WIDE inputs. The weights stay as the file has
- * them; a superblock is unpacked in registers to 16-bit words, once for up to GROUP rows and two outputs at a
- * time, and vpdpwssd multiplies. The 6-bit scales of the K types are multiplied into the words, so that a
- * whole superblock is one exact integer sum. What the min of a type adds is taken from sums of the
- * activations.
+ * The weights stay as the file has them; a superblock of two outputs is unpacked in registers to unsigned
+ * bytes, once for up to GROUP rows, and vpdpbusd multiplies them with the inputs: signed bytes, rounded
+ * against one scale per run of 32.
  *
- * A row's sums are made by the same operations in the same order whatever the number of rows: exact integers,
- * then eight float lanes, added to in the order of superblocks, and one tree over the lanes.
+ * Outliers. Trained models have inputs many times larger than the rest of their row; rounded to 8 bits, their
+ * runs would make most of a row's error. A run whose largest is OUTLIER times the mean of the row keeps 16
+ * bits, as two planes of bytes, high and low: the low plane is multiplied as a second row would be. With
+ * `exact` all runs do.
  *
- * Order of words. All types are brought to one order of inputs, which the activations are put in when they
- * are rounded. A chunk of 128 inputs is four blocks of 32, a block two halves of 16. Vector 2 * half + odd
- * holds, in lane b of 128 bits, the even or odd inputs of that half of block b: what masks and shifts of the
- * 16-bit words give for every type.
+ * A row's sums are made by the same operations in the same order whatever the number of rows: the exact
+ * integer sum of a run (Q6_K: of half a run), then eight float lanes for the eight runs of a superblock,
+ * added to in the order of superblocks, and one tree over the lanes.
  *
- *   shared scratch  groups of up to GROUP rows; in a group of m rows for each superblock: [row 0..m-1][8
- *                   vectors] words; then for each superblock [row][8] sums of the rounded values of 32
- *                   inputs, scaled; then for each superblock [GROUP] scales. Sums and scales stand twice, for
- *                   the lanes of two outputs that take turns. A row alone also has its bytes
- *                   for each superblock: [chunk][half][high, low] vectors. */
+ * Order of bytes. All types are brought to one order of inputs, which the inputs are put in when they are
+ * rounded: four vectors; lane i of 128 bits holds, as dwords, four inputs of run i, four of run i + 4, four
+ * of run i, four of run i + 4. In lanes 0 and 2 vectors 0 to 3 begin at inputs 0, 16, 8 and 24 of their runs,
+ * in lanes 1 and 3 at 16, 0, 24 and 8: what nibbles give with the fewest shuffles. So the four products of a
+ * lane of 32 bits add up to a run's sum, and those of vectors 0 and 2, or 1 and 3, to that of half a run.
+ *
+ *   shared scratch  groups of up to GROUP rows; in a group of m rows for each superblock: struct act of the
+ *                   high plane of rows 0..m-1, then of the low; then for each superblock [GROUP] bytes: 1
+ *                   where there is a low plane. */
 #include "ops_avx512_few.h"
 
 #include "quant_rows.h"
 
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 enum {
-    WIDE = 256,      /* inputs that share a scale */
-    GROUP = 8,       /* rows multiplied with one unpacking */
-    ACT_MAX = 32639, /* 127 * 256 + 127: two signed bytes */
-    AHEAD = 6144,    /* bytes that are fetched before they are read: 3072 and 12288 are slower */
-    L1_WORDS = 12288 /* of activations that are used again and again while they are in the first cache */
+    WIDE = 256,
+    RUNS = 8,
+    GROUP = 8,     /* rows multiplied with one unpacking */
+    TOP16 = 32639, /* 127 * 256 + 127: two signed bytes */
+    AHEAD = 6144,  /* bytes that are fetched before they are read: 3072 and 12288 are slower */
+    L1_ACTS = 48   /* superblocks of inputs that are used again and again while they are in the first cache */
 };
-_Static_assert((int64_t)16 * 32 * 128 * ACT_MAX <= INT32_MAX, "a superblock's sums fit");
+#define OUTLIER 10.0f
 
 #define INLINE static inline __attribute__((always_inline))
 
-static inline size_t wide_of(size_t k) { return (k + WIDE - 1) / WIDE; }
-
+/* One plane of a row's superblock. Numbers of runs stand twice, for the lanes of two outputs that take turns:
+ * runs 0 0 4 4 1 1 5 5 2 2 6 6 3 3 7 7. */
+struct act {
+    _Alignas(64) __m512i q[4];
+    __m512 scale, sum; /* sum: of a run's rounded values, scaled */
+    __m512i half[2]; /* -32 times the sum of the rounded values of vectors 0 and 2, 1 and 3: Q6_K's offset */
+};
 /* One group of rows in the shared scratch. */
 struct group {
-    const int16_t *words;
-    const float *scale, *sum32;
-    const __m512i *bytes; /* one row alone */
+    struct act *high, *low;
+    uint8_t *has_low;
 };
-static size_t group_bytes(size_t k) { return (wide_of(k) * GROUP * (WIDE * 2 + 8 + 64) + 63) / 64 * 64; }
+
+static inline size_t wide_of(size_t k) { return (k + WIDE - 1) / WIDE; }
+static size_t group_bytes(size_t k)
+{
+    return (wide_of(k) * GROUP * (2 * sizeof(struct act) + 1) + 63) / 64 * 64;
+}
 static struct group group_at(const void *shared, size_t k, size_t g, size_t rows)
 {
-    const char *p = (const char *)shared + g * group_bytes(k);
-    struct group a = {.words = (const int16_t *)(const void *)p};
-    a.sum32 = (const float *)(const void *)(a.words + wide_of(k) * rows * WIDE);
-    a.scale = a.sum32 + wide_of(k) * rows * 16;
-    a.bytes = rows == 1 ? (const __m512i *)(const void *)(a.scale + wide_of(k) * 2 * GROUP) : NULL;
+    char *p = (char *)(uintptr_t)shared + g * group_bytes(k);
+    struct group a = {.high = (struct act *)(void *)p};
+    a.low = a.high + wide_of(k) * rows;
+    a.has_low = (uint8_t *)(a.low + wide_of(k) * rows);
     return a;
 }
 size_t few_shared_bytes(size_t k) { return (FEW_MAX + GROUP - 1) / GROUP * group_bytes(k); }
 
-/* ---- activations
- * ------------------------------------------------------------------------------------------------ */
+/* ---- inputs ---- */
 
-/* 128 rounded inputs in the order of words. */
-static void put_chunk(const __m512i natural[4], int16_t *out)
+/* The largest bits of each of eight vectors, in order. Of what is not negative it is the largest float, and
+ * what is not finite is larger still. */
+static __m256i tops(const __m512i v[8])
 {
-    const __m512i part = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 30, 28, 26, 24, 22, 20, 18, 16, 15,
-                                          13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0);
     __m512i a[4];
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
-        a[i] = _mm512_permutexvar_epi16(part, natural[i]);
-    __m512i p = _mm512_shuffle_i32x4(a[0], a[1], 0x88), q = _mm512_shuffle_i32x4(a[0], a[1], 0xdd);
-    __m512i r = _mm512_shuffle_i32x4(a[2], a[3], 0x88), s = _mm512_shuffle_i32x4(a[2], a[3], 0xdd);
-    _mm512_storeu_si512(out, _mm512_shuffle_i32x4(p, r, 0x88));
-    _mm512_storeu_si512(out + 32, _mm512_shuffle_i32x4(q, s, 0x88));
-    _mm512_storeu_si512(out + 64, _mm512_shuffle_i32x4(p, r, 0xdd));
-    _mm512_storeu_si512(out + 96, _mm512_shuffle_i32x4(q, s, 0xdd));
+        a[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                                _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    a[0] = _mm512_max_epi32(_mm512_unpacklo_epi64(a[0], a[1]), _mm512_unpackhi_epi64(a[0], a[1]));
+    a[2] = _mm512_max_epi32(_mm512_unpacklo_epi64(a[2], a[3]), _mm512_unpackhi_epi64(a[2], a[3]));
+    a[0] = _mm512_max_epi32(_mm512_shuffle_i32x4(a[0], a[2], 0x88), _mm512_shuffle_i32x4(a[0], a[2], 0xdd));
+    a[0] = _mm512_max_epi32(a[0], _mm512_shuffle_i32x4(a[0], a[0], 0xb1));
+    return _mm512_castsi512_si256(_mm512_shuffle_i32x4(a[0], a[0], 0x08));
 }
 
-/* 128 rounded inputs of a row alone, as bytes: a = 256 * high + low. For each half of blocks a vector of high
- * and one of low bytes, lane b being block b. */
-static void put_bytes(const __m512i natural[4], __m512i *out)
+/* Sixteen vectors of small integers as bytes in the order of bytes. */
+static void order(const __m512i v[16], __m512i out[4])
 {
-    for (int b = 0; b < 4; b++) {
-        __m256i plane[2] = {
-            _mm512_cvtepi16_epi8(_mm512_srai_epi16(_mm512_add_epi16(natural[b], _mm512_set1_epi16(128)), 8)),
-            _mm512_cvtepi16_epi8(natural[b])};
-        for (int i = 0; i < 2; i++) {
-            _mm_storeu_si128((__m128i *)(void *)(out + i) + b, _mm256_castsi256_si128(plane[i]));
-            _mm_storeu_si128((__m128i *)(void *)(out + 2 + i) + b, _mm256_extracti128_si256(plane[i], 1));
-        }
+    const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i n[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        n[i] = _mm512_permutexvar_epi32(turn,
+                                        _mm512_packs_epi16(_mm512_packs_epi32(v[4 * i], v[4 * i + 1]),
+                                                           _mm512_packs_epi32(v[4 * i + 2], v[4 * i + 3])));
+    for (int i = 0; i < 2; i++) {
+        __m512i a = i ? _mm512_shuffle_i32x4(n[0], n[1], 0x99) : _mm512_shuffle_i32x4(n[0], n[1], 0xcc);
+        __m512i b = i ? _mm512_shuffle_i32x4(n[2], n[3], 0x99) : _mm512_shuffle_i32x4(n[2], n[3], 0xcc);
+        out[i] = _mm512_unpacklo_epi32(a, b);
+        out[i + 2] = _mm512_unpackhi_epi32(a, b);
     }
 }
 
-static void prepare_row(const struct group *g, const float *x, size_t k, size_t rows, size_t row)
+static void plane_make(struct act *a, const __m512i v[16], __m256 scale)
 {
-    int16_t *words = (int16_t *)(uintptr_t)g->words;
-    float *scale = (float *)(uintptr_t)g->scale, *sum32 = (float *)(uintptr_t)g->sum32;
-    for (size_t b = 0; b < wide_of(k); b++) {
-        __m512 v[16], max = _mm512_setzero_ps();
-        __mmask16 wild = 0; /* NaN or infinite: the scale alone says NaN */
+    const __m512i twice = _mm512_setr_epi32(0, 0, 4, 4, 1, 1, 5, 5, 2, 2, 6, 6, 3, 3, 7, 7);
+    __m512i q[4], sum[2];
+    order(v, q);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        __m512i ones = _mm512_set1_epi8(1);
+        __m512i s =
+            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, q[i]), ones, q[i + 2]);
+        s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, (_MM_PERM_ENUM)0x4e));
+        sum[i] = _mm512_shuffle_epi32(s, (_MM_PERM_ENUM)0x50);
+        a->half[i] = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum[i], 5));
+    }
+    for (int i = 0; i < 4; i++)
+        a->q[i] = q[i];
+    a->scale = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(scale));
+    a->sum = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum[0], sum[1])), a->scale);
+}
+
+/* 16 inputs from x, or what is left of them. */
+static inline __m512 inputs(const float *x, size_t at, size_t k)
+{
+    size_t left = at >= k ? 0 : k - at < 16 ? k - at : 16;
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << left) - 1), x + (left ? at : 0));
+}
+
+/* high and low: of superblock b, wide apart. Runs with an input of `most` or more keep 16 bits; returns
+ * whether there is one. */
+static bool wide_make(struct act *high, struct act *low, const float *x, size_t k, size_t b, float most)
+{
+    __m512 v[16];
+    __m512i top8[8], q[16];
+#pragma GCC unroll 16
+    for (size_t u = 0; u < 16; u++)
+        v[u] = inputs(x, b * WIDE + 16 * u, k);
+#pragma GCC unroll 8
+    for (size_t r = 0; r < 8; r++)
+        top8[r] = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(v[2 * r])),
+                                   _mm512_castps_si512(_mm512_abs_ps(v[2 * r + 1])));
+    __m256 top = _mm256_castsi256_ps(tops(top8));
+    __mmask8 odd = _mm256_cmp_ps_mask(top, _mm256_set1_ps(INFINITY), _CMP_NLT_UQ);
+    __mmask8 two = _mm256_cmp_ps_mask(top, _mm256_set1_ps(most), _CMP_GE_OQ);
+    __m256 step = _mm256_mul_ps(
+        top, _mm256_mask_blend_ps(two, _mm256_set1_ps(1.0f / 127.0f), _mm256_set1_ps(1.0f / TOP16)));
+    /* what is smaller cannot be inverted, nor seen */
+    step = _mm256_maskz_mov_ps(_mm256_cmp_ps_mask(step, _mm256_set1_ps(1e-30f), _CMP_NLE_UQ), step);
+    float inverse[8];
+    _mm256_storeu_ps(inverse, _mm256_maskz_div_ps(_mm256_cmp_ps_mask(step, _mm256_setzero_ps(), _CMP_GT_OQ),
+                                                  _mm256_set1_ps(1.0f), step));
+    step = _mm256_mask_mov_ps(step, odd, _mm256_set1_ps(NAN)); /* NaN and infinities in its run, says all */
+#pragma GCC unroll 16
+    for (size_t u = 0; u < 16; u++)
+        q[u] = _mm512_cvtps_epi32(_mm512_mul_ps(v[u], _mm512_set1_ps(inverse[u / 2])));
+    if (two) {
+        __m512i rest[16];
         for (size_t u = 0; u < 16; u++) {
-            size_t at = b * WIDE + u * 16, left = at >= k ? 0 : k - at < 16 ? k - at : 16;
-            v[u] = _mm512_maskz_loadu_ps((__mmask16)((1u << left) - 1), x + (left ? at : 0));
-            max = _mm512_max_ps(max, _mm512_abs_ps(v[u]));
-            wild |= _mm512_fpclass_ps_mask(v[u], 0x99);
+            bool both = two >> (u / 2) & 1;
+            __m128i shift = _mm_cvtsi32_si128(both ? 8 : 0);
+            __m512i h = _mm512_sra_epi32(_mm512_add_epi32(q[u], _mm512_set1_epi32(both ? 128 : 0)), shift);
+            rest[u] = _mm512_sub_epi32(q[u], _mm512_sll_epi32(h, shift));
+            q[u] = h;
         }
-        float s = _mm512_reduce_max_ps(max) * (1.0f / ACT_MAX), inverse = s > 0 && !wild ? 1.0f / s : 0.0f;
-        if (!(inverse * 0.0f == 0.0f)) /* the inverse of a subnormal */
-            inverse = 0.0f;
-        if (wild)
-            s = __builtin_nanf("");
-        scale[(b * GROUP + row) * 2] = scale[(b * GROUP + row) * 2 + 1] = s;
-        __m512i natural[8];
-        for (size_t u = 0; u < 8; u++) {
-            __m256i q[2];
-            int32_t sum = 0;
-            for (size_t h = 0; h < 2; h++) {
-                __m512i i = _mm512_maskz_cvtps_epi32(wild ? 0 : 0xffff,
-                                                     _mm512_mul_ps(v[2 * u + h], _mm512_set1_ps(inverse)));
-                q[h] = _mm512_cvtsepi32_epi16(i);
-                sum += _mm512_reduce_add_epi32(i);
-            }
-            natural[u] = _mm512_inserti64x4(_mm512_castsi256_si512(q[0]), q[1], 1);
-            float *to = sum32 + (b * rows + row) * 16 + 2 * u;
-            to[0] = to[1] = (float)sum * s;
-        }
-        int16_t *out = words + (b * rows + row) * WIDE;
-        put_chunk(natural, out);
-        put_chunk(natural + 4, out + 128);
-        if (rows == 1)
-            for (size_t c = 0; c < 2; c++)
-                put_bytes(natural + 4 * c, (__m512i *)(uintptr_t)g->bytes + b * 8 + c * 4);
+        plane_make(low, rest, _mm256_maskz_mov_ps(two, step));
+        step = _mm256_mask_mul_ps(step, two, step, _mm256_set1_ps(256.0f));
     }
+    plane_make(high, q, step);
+    return two != 0;
 }
 
-void few_prepare(void *shared, const float *x, size_t rows, size_t k, size_t begin, size_t end)
+void few_prepare(void *shared, const float *x, size_t rows, size_t k, size_t begin, size_t end, bool exact)
 {
     for (size_t r = begin; r < end; r++) {
-        size_t first = r / GROUP * GROUP, n = rows - first < GROUP ? rows - first : GROUP;
-        struct group g = group_at(shared, k, r / GROUP, n);
-        prepare_row(&g, x + r * k, k, n, r - first);
+        size_t first = r / GROUP * GROUP, m = rows - first < GROUP ? rows - first : GROUP;
+        struct group g = group_at(shared, k, r / GROUP, m);
+        float most = 0.0f;
+        if (!exact) {
+            __m512 sum = _mm512_setzero_ps();
+            for (size_t at = 0; at < k; at += 16)
+                sum = _mm512_add_ps(sum, _mm512_abs_ps(inputs(x + r * k, at, k)));
+            most = _mm512_reduce_add_ps(sum) * (OUTLIER / (float)k);
+        }
+        for (size_t b = 0; b < wide_of(k); b++) {
+            size_t at = b * m + (r - first);
+            g.has_low[b * GROUP + (r - first)] = wide_make(g.high + at, g.low + at, x + r * k, k, b, most);
+        }
     }
 }
 
-/* ---- weights: one chunk of an output to four vectors of words
- * --------------------------------------------------- */
+/* ---- weights: a superblock of an output to four vectors of bytes ---- */
 
-INLINE __m512i lanes(int a, int b, int c, int d) /* 16-bit counts per lane of 128 bits */
-{
-    return _mm512_set_epi16((short)d, (short)d, (short)d, (short)d, (short)d, (short)d, (short)d, (short)d,
-                            (short)c, (short)c, (short)c, (short)c, (short)c, (short)c, (short)c, (short)c,
-                            (short)b, (short)b, (short)b, (short)b, (short)b, (short)b, (short)b, (short)b,
-                            (short)a, (short)a, (short)a, (short)a, (short)a, (short)a, (short)a, (short)a);
-}
-INLINE __m512i lanes32(int a, int b, int c, int d)
+INLINE __m512i lanes(int a, int b, int c, int d) /* 32 bits for the dwords of each lane of 128 */
 {
     return _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
 }
-INLINE __m512i mask16(__m512i x, int m) { return _mm512_and_si512(x, _mm512_set1_epi16((short)m)); }
-INLINE __m512i load128x4(const uint8_t *p)
+/* The same for runs i and i + 4 of lane i. */
+INLINE __m512i lanes2(int r0, int r1, int r2, int r3, int r4, int r5, int r6, int r7)
 {
-    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm512_setr_epi32(r0, r4, r0, r4, r1, r5, r1, r5, r2, r6, r2, r6, r3, r7, r3, r7);
 }
-/* (x & m) | y */
-INLINE __m512i mask_or(__m512i x, int m, __m512i y)
+INLINE __m512i mask8(__m512i x, int m) { return _mm512_and_si512(x, _mm512_set1_epi8((char)m)); }
+INLINE __m512i mask_or(__m512i x, int m, __m512i y) /* (x & m) | y */
 {
-    return _mm512_ternarylogic_epi32(x, _mm512_set1_epi16((short)m), y, 0xea);
+    return _mm512_ternarylogic_epi32(x, _mm512_set1_epi8((char)m), y, 0xea);
+}
+INLINE __m512i load512(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE __m128i load128(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
+INLINE __m512i load256x2(const uint8_t *p)
+{
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
-/* Q4_K and Q5_K: low and high nibbles of 32 bytes are two blocks. */
-INLINE void words_k45(const uint8_t *q, const uint8_t *fifths, int c, __m512i scale, __m512i w[4])
+/* Q4_K and Q5_K: low and high nibbles of 32 bytes are two runs. */
+INLINE void bytes_k45(const uint8_t *q, const uint8_t *fifths, __m512i w[4])
 {
-    __m512i b = _mm512_loadu_si512(q + 64 * c);
-    __m512i u0 = _mm512_shuffle_i64x2(b, b, 0xa0), u1 = _mm512_shuffle_i64x2(b, b, 0xf5);
-    const __m512i even = lanes(0, 4, 0, 4), odd = lanes(8, 12, 8, 12);
-    w[0] = mask16(_mm512_srlv_epi16(u0, even), 15);
-    w[1] = mask16(_mm512_srlv_epi16(u0, odd), 15);
-    w[2] = mask16(_mm512_srlv_epi16(u1, even), 15);
-    w[3] = mask16(_mm512_srlv_epi16(u1, odd), 15);
-    if (fifths) { /* bit b of a byte belongs to block b of the superblock: turned to bit 4 */
-        __m512i h0 = load128x4(fifths), h1 = load128x4(fifths + 16);
-        const __m512i he = c ? lanes32(0, 31, 30, 29) : lanes32(4, 3, 2, 1),
-                      ho = c ? lanes32(24, 23, 22, 21) : lanes32(28, 27, 26, 25);
-        w[0] = mask_or(_mm512_rolv_epi32(h0, he), 16, w[0]);
-        w[1] = mask_or(_mm512_rolv_epi32(h0, ho), 16, w[1]);
-        w[2] = mask_or(_mm512_rolv_epi32(h1, he), 16, w[2]);
-        w[3] = mask_or(_mm512_rolv_epi32(h1, ho), 16, w[3]);
+    __m512i a = load512(q), b = load512(q + 64);
+    __m512i p = _mm512_unpacklo_epi32(a, b), r = _mm512_unpackhi_epi32(a, b);
+    const __m512i shift = lanes(0, 4, 0, 4);
+    w[0] = mask8(_mm512_srlv_epi32(p, shift), 15);
+    w[1] = mask8(_mm512_srlv_epi32(_mm512_shuffle_i64x2(p, p, 0xb1), shift), 15);
+    w[2] = mask8(_mm512_srlv_epi32(r, shift), 15);
+    w[3] = mask8(_mm512_srlv_epi32(_mm512_shuffle_i64x2(r, r, 0xb1), shift), 15);
+    if (fifths) { /* bit i of a byte is run i's: turned to bit 4. Run i is in lane i, its inputs from 16 in
+                     odd lanes */
+        __m512i h = load256x2(fifths);
+        const __m512i turn = lanes2(4, 3, 2, 1, 0, 31, 30, 29);
+        __m512i h0 = _mm512_unpacklo_epi32(h, h), h1 = _mm512_unpackhi_epi32(h, h);
+        w[0] = mask_or(_mm512_rolv_epi32(h0, turn), 16, w[0]);
+        w[1] = mask_or(_mm512_rolv_epi32(_mm512_shuffle_i64x2(h0, h0, 0xb1), turn), 16, w[1]);
+        w[2] = mask_or(_mm512_rolv_epi32(h1, turn), 16, w[2]);
+        w[3] = mask_or(_mm512_rolv_epi32(_mm512_shuffle_i64x2(h1, h1, 0xb1), turn), 16, w[3]);
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        w[i] = _mm512_mullo_epi16(w[i], scale);
-}
-INLINE __m512i scale_k45(__m512i scales, int c) /* byte 4c + b to the words of lane b */
-{
-    const __m512i spread =
-        lanes(0x8000 | (4 * c), 0x8000 | (4 * c + 1), 0x8000 | (4 * c + 2), 0x8000 | (4 * c + 3));
-    return _mm512_shuffle_epi8(scales, spread);
 }
 
-INLINE void words_q6_k(const uint8_t *b, int c, __m512i w[4])
+INLINE void bytes_q6_k(const uint8_t *p, __m512i w[4])
 {
-    __m512i low = _mm512_loadu_si512(b + 64 * c);
-    __m512i u0 = _mm512_shuffle_i64x2(low, low, 0x88), u1 = _mm512_shuffle_i64x2(low, low, 0xdd);
-    __m512i h0 = load128x4(b + 128 + 32 * c), h1 = load128x4(b + 144 + 32 * c);
-    const __m512i even = lanes(0, 0, 4, 4), odd = lanes(8, 8, 12, 12);
-    const __m512i he = lanes32(4, 2, 0, 30), ho = lanes32(28, 26, 24, 22);
-    w[0] = mask_or(_mm512_rolv_epi32(h0, he), 0x30, mask16(_mm512_srlv_epi16(u0, even), 15));
-    w[1] = mask_or(_mm512_rolv_epi32(h0, ho), 0x30, mask16(_mm512_srlv_epi16(u0, odd), 15));
-    w[2] = mask_or(_mm512_rolv_epi32(h1, he), 0x30, mask16(_mm512_srlv_epi16(u1, even), 15));
-    w[3] = mask_or(_mm512_rolv_epi32(h1, ho), 0x30, mask16(_mm512_srlv_epi16(u1, odd), 15));
-    __m512i s = _mm512_castsi256_si512(
-        _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(b + 192))));
-    __m512i s0 = _mm512_permutexvar_epi16(lanes(8 * c, 8 * c + 2, 8 * c + 4, 8 * c + 6), s);
-    __m512i s1 = _mm512_permutexvar_epi16(lanes(8 * c + 1, 8 * c + 3, 8 * c + 5, 8 * c + 7), s);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        w[i] = _mm512_mullo_epi16(_mm512_sub_epi16(w[i], _mm512_set1_epi16(32)), i < 2 ? s0 : s1);
+    __m512i a = load512(p), b = load512(p + 64), ha = load256x2(p + 128), hb = load256x2(p + 160);
+    __m512i q0 = _mm512_unpacklo_epi32(a, b), q1 = _mm512_unpackhi_epi32(a, b);
+    __m512i h0 = _mm512_unpacklo_epi32(ha, hb), h1 = _mm512_unpackhi_epi32(ha, hb);
+    const __m512i shift = lanes(0, 0, 4, 4), turn = lanes(4, 2, 0, 30);
+    w[0] = mask8(_mm512_srlv_epi32(_mm512_shuffle_i64x2(q0, q0, 0xcc), shift), 15);
+    w[1] = mask8(_mm512_srlv_epi32(_mm512_shuffle_i64x2(q0, q0, 0x99), shift), 15);
+    w[2] = mask8(_mm512_srlv_epi32(_mm512_shuffle_i64x2(q1, q1, 0xcc), shift), 15);
+    w[3] = mask8(_mm512_srlv_epi32(_mm512_shuffle_i64x2(q1, q1, 0x99), shift), 15);
+    w[0] = mask_or(_mm512_rolv_epi32(h0, turn), 0x30, w[0]);
+    w[1] = mask_or(_mm512_rolv_epi32(_mm512_shuffle_i64x2(h0, h0, 0xb1), turn), 0x30, w[1]);
+    w[2] = mask_or(_mm512_rolv_epi32(h1, turn), 0x30, w[2]);
+    w[3] = mask_or(_mm512_rolv_epi32(_mm512_shuffle_i64x2(h1, h1, 0xb1), turn), 0x30, w[3]);
 }
 
 /* Four blocks of a type of 32: the lanes of 128 bits. */
 INLINE __m512i gather128(const uint8_t *p, size_t size)
 {
-    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
-    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p + size)), 1);
-    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p + 2 * size)), 2);
-    return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(p + 3 * size)), 3);
+    __m512i v = _mm512_castsi128_si512(load128(p));
+    v = _mm512_inserti32x4(v, load128(p + size), 1);
+    v = _mm512_inserti32x4(v, load128(p + 2 * size), 2);
+    return _mm512_inserti32x4(v, load128(p + 3 * size), 3);
 }
-INLINE __m512i word_if(__m512i bits, __m512i which) /* the fifth bit of a word whose bit is set */
+/* Two blocks of Q8_0, as the inputs before they are put in order; the sign bit turned over adds 128. */
+INLINE __m512i two_q8_0(const uint8_t *p)
 {
-    return _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(bits, which), _mm512_set1_epi16(16));
+    __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(p + 2)));
+    v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)(const void *)(p + 2 + Q8_0_BYTES)), 1);
+    return _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
 }
-INLINE void words_32(enum tensor_type t, const uint8_t *p, size_t size, __m512i w[4])
+INLINE void bytes_32(enum tensor_type t, const uint8_t *p, size_t size, __m512i w[4])
 {
     if (t == TENSOR_Q8_0) {
-        __m512i a = gather128(p + 2, size), b = gather128(p + 18, size);
-        w[0] = _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8);
-        w[1] = _mm512_srai_epi16(a, 8);
-        w[2] = _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8);
-        w[3] = _mm512_srai_epi16(b, 8);
+        __m512i n0 = two_q8_0(p), n1 = two_q8_0(p + 2 * size), n2 = two_q8_0(p + 4 * size),
+                n3 = two_q8_0(p + 6 * size);
+        __m512i a0 = _mm512_shuffle_i32x4(n0, n1, 0xcc), b0 = _mm512_shuffle_i32x4(n2, n3, 0xcc);
+        __m512i a1 = _mm512_shuffle_i32x4(n0, n1, 0x99), b1 = _mm512_shuffle_i32x4(n2, n3, 0x99);
+        w[0] = _mm512_unpacklo_epi32(a0, b0);
+        w[1] = _mm512_unpacklo_epi32(a1, b1);
+        w[2] = _mm512_unpackhi_epi32(a0, b0);
+        w[3] = _mm512_unpackhi_epi32(a1, b1);
         return;
     }
-    __m512i u = gather128(p + size - 16, size);
-    w[0] = mask16(u, 15);
-    w[1] = mask16(_mm512_srli_epi16(u, 8), 15);
-    w[2] = mask16(_mm512_srli_epi16(u, 4), 15);
-    w[3] = _mm512_srli_epi16(u, 12);
-    if (t == TENSOR_Q5_0 || t == TENSOR_Q5_1) { /* bit j is input j's: spread over words, tested in place */
-        __m512i h = gather128(p + size - 20, size);
-        __m512i h0 = _mm512_shuffle_epi8(h, _mm512_set1_epi16(0x0100)),
-                h1 = _mm512_shuffle_epi8(h, _mm512_set1_epi16(0x0302));
-        const __m512i even = _mm512_set4_epi32(0x40001000, 0x04000100, 0x00400010, 0x00040001),
-                      odd = _mm512_set4_epi32((int)0x80002000, 0x08000200, 0x00800020, 0x00080002);
-        w[0] = _mm512_or_si512(w[0], word_if(h0, even));
-        w[1] = _mm512_or_si512(w[1], word_if(h0, odd));
-        w[2] = _mm512_or_si512(w[2], word_if(h1, even));
-        w[3] = _mm512_or_si512(w[3], word_if(h1, odd));
+    __m512i a = gather128(p + size - 16, size), b = gather128(p + 5 * size - 16, size);
+    __m512i q0 = _mm512_unpacklo_epi32(a, b), q1 = _mm512_unpackhi_epi32(a, b);
+    const __m512i even = lanes(0, 4, 0, 4), odd = lanes(4, 0, 4, 0);
+    w[0] = mask8(_mm512_srlv_epi32(q0, even), 15);
+    w[1] = mask8(_mm512_srlv_epi32(q0, odd), 15);
+    w[2] = mask8(_mm512_srlv_epi32(q1, even), 15);
+    w[3] = mask8(_mm512_srlv_epi32(q1, odd), 15);
+    if (t == TENSOR_Q5_0 ||
+        t == TENSOR_Q5_1) { /* bit j is input j's: its byte to all four of a dword, and tested */
+        const size_t at = size - 20;
+#define FIFTHS(i) (int)quant_u32(p + i * size + at)
+        __m512i h =
+            lanes2(FIFTHS(0), FIFTHS(1), FIFTHS(2), FIFTHS(3), FIFTHS(4), FIFTHS(5), FIFTHS(6), FIFTHS(7));
+        const __m512i bit =
+            _mm512_broadcast_i32x4(_mm_setr_epi32(0x08040201, 0x08040201, (int)0x80402010, (int)0x80402010));
+        const __m512i dword = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+        const __m512i fifth = _mm512_set1_epi8(16);
+        static const int first[4][2] = {
+            {0, 2},
+            {2, 0},
+            {1, 3},
+            {3, 1}
+        };
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) {
+            __m512i byte = _mm512_mullo_epi32(lanes(first[v][0], first[v][1], first[v][0], first[v][1]),
+                                              _mm512_set1_epi32(0x01010101));
+            __mmask64 is = _mm512_test_epi8_mask(_mm512_shuffle_epi8(h, _mm512_add_epi8(dword, byte)), bit);
+            w[v] = _mm512_mask_add_epi8(w[v], is, w[v], fifth);
+        }
     }
 }
 
-/* ---- products
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- scales: of the eight runs of two outputs, in turns as struct act has them ---- */
 
-/* An asm line: with the intrinsic gcc 12 copies accumulators to memory and back. */
-INLINE __m512i dot_words(__m512i sum, __m512i a, __m512i w)
-{
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(w));
-    return sum;
-}
-
-struct few_job {
-    const uint8_t *w[2]; /* two outputs */
-    const uint8_t *end;  /* of the tensor */
-    struct group a;
-    const float *x;   /* float weights: the rows */
-    size_t k, b0, b1; /* superblocks */
-    size_t ahead;     /* to what is read next but one: from here on, or pairs of outputs away */
-    bool in_order;    /* whole rows: then the lines are fetched in the order of memory */
-    float *lanes;     /* [row][LANES_LD], added to */
+struct scales {
+    __m512 scale, min; /* weight = scale * byte + min; Q6_K: the scales of vectors 0 and 2, and of 1 and 3 */
 };
-enum { LANES_LD = OPS_PANEL / 2 * 16 };
-
-/* Two vectors of sums to one: the lanes of two outputs take turns. Q6_K's lanes are too full to add as
- * integers. */
-INLINE __m512 fold(__m512i a, __m512i b, bool full)
-{
-    __m512i low = _mm512_unpacklo_epi32(a, b), high = _mm512_unpackhi_epi32(a, b);
-    return full ? _mm512_add_ps(_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high))
-                : _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
-}
 INLINE __m512 turns(float a, float b) /* a b a b ... */
 {
     return _mm512_broadcast_f32x2(_mm_set_ps(0.0f, 0.0f, b, a));
 }
 
-/* The prefetcher of the machine does not follow two short rows, so the lines of superblock b of both are
- * fetched early. In the order of memory it joins in: a third faster. */
-INLINE void fetch(const struct few_job *j, const uint8_t *p0, const uint8_t *p1, size_t b, size_t size)
+INLINE struct scales scales_k45(const uint8_t *p0, const uint8_t *p1)
 {
-    if (j->in_order) {
-        const uint8_t *p = j->w[0] + 2 * b * size + j->ahead;
-#pragma GCC unroll 16
-        for (size_t i = 0; i < 2 * size; i += 64)
-            _mm_prefetch((const char *)p + i, _MM_HINT_NTA);
-        return;
-    }
-#pragma GCC unroll 8
-    for (size_t i = 0; i < size; i += 64) {
-        _mm_prefetch((const char *)p0 + j->ahead + i, _MM_HINT_NTA);
-        _mm_prefetch((const char *)p1 + j->ahead + i, _MM_HINT_NTA);
-    }
-}
-
-#define EACH_ROW(one) one(0) one(1) one(2) one(3) one(4) one(5) one(6) one(7)
-#define ROW_ZERO(r) __m512i s0_##r = _mm512_setzero_si512(), s1_##r = s0_##r;
-#define ROW_STEP(r)                                                                                          \
-    if (m > r) {                                                                                             \
-        __m512i a = x[r * 8 + v];                                                                            \
-        s0_##r = dot_words(s0_##r, a, w0[v]);                                                                \
-        s1_##r = dot_words(s1_##r, a, w1[v]);                                                                \
-    }
-#define EACH_STEP                                                                                            \
-    _Pragma("GCC unroll 4") for (int v = 0; v < 4; v++) { EACH_ROW(ROW_STEP) }
-
-#define ROW_LOAD(r) __m512 y_##r = m > r ? _mm512_loadu_ps(j->lanes + r * LANES_LD) : _mm512_setzero_ps();
-#define ROW_STORE(r)                                                                                         \
-    if (m > r)                                                                                               \
-        _mm512_storeu_ps(j->lanes + r * LANES_LD, y_##r);
-#define ROW_FOLD_K(r)                                                                                        \
-    if (m > r) {                                                                                             \
-        __m512 by = _mm512_mul_ps(_mm512_set1_ps(scale[2 * r]), h.d);                                        \
-        y_##r = _mm512_fmadd_ps(fold(s0_##r, s1_##r, type == TENSOR_Q6_K), by, y_##r);                       \
-        if (type != TENSOR_Q6_K)                                                                             \
-            y_##r = _mm512_fnmadd_ps(sum32[r], h.min, y_##r);                                                \
-    }
-
-/* The heads of a superblock of Q4_K or Q5_K for two outputs. */
-struct heads_k45 {
-    __m512i scale[2]; /* eight bytes, again and again */
-    __m512 d, min;    /* in turns */
-};
-INLINE struct heads_k45 heads_k45(const uint8_t *p0, const uint8_t *p1)
-{
-    __m256i x =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p0)),
-                                _mm_loadu_si128((const __m128i *)(const void *)p1), 1);
+    __m256i x = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p0)), load128(p1), 1);
     /* d dmin, s0, s1, s2 to scales 0-3, 4-7, mins 0-3, 4-7: six bits, or four and two from the bytes before
      */
     const __m256i shift = _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4);
@@ -352,172 +339,228 @@ INLINE struct heads_k45 heads_k45(const uint8_t *p0, const uint8_t *p1)
     const __m256i high = _mm256_set_epi32(0x30303030, 0, 0x30303030, 0, 0x30303030, 0, 0x30303030, 0);
     __m256i r = _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi32(x, 0xed), shift), low);
     r = _mm256_ternarylogic_epi32(_mm256_srli_epi32(_mm256_shuffle_epi32(x, 0xa5), 2), high, r, 0xea);
+    r = _mm256_shuffle_epi8(
+        r, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15)));
     __m128i r0 = _mm256_castsi256_si128(r), r1 = _mm256_extracti128_si256(r, 1);
     __m128 ds = _mm_cvtph_ps(_mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
-    __m512 mins = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpackhi_epi8(r0, r1)));
-    return (struct heads_k45){
-        .scale = {_mm512_broadcastq_epi64(r0), _mm512_broadcastq_epi64(r1)},
-        .d = _mm512_broadcast_f32x2(_mm_permute_ps(ds, 0x08)),
-        .min = _mm512_mul_ps(mins, _mm512_broadcast_f32x2(_mm_permute_ps(ds, 0x0d))),
+    ds = _mm_xor_ps(ds, _mm_setr_ps(0.0f, -0.0f, 0.0f, -0.0f)); /* d -dmin d -dmin */
+    return (struct scales){
+        .scale = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(r0, r1))),
+                               _mm512_broadcast_f32x2(_mm_permute_ps(ds, 0x08))),
+        .min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpackhi_epi8(r0, r1))),
+                             _mm512_broadcast_f32x2(_mm_permute_ps(ds, 0x0d))),
     };
 }
 
-/* One row alone is bound by the unpacking, so Q4_K and Q5_K then keep their bytes: two planes of inputs,
- * whose sums fit in 16 bits and are multiplied with the 6-bit scales. The lanes hold the same integers as
- * with words. (Q6_K would need a third plane for its offset, which the first cache has no room for.) */
-struct one {
-    __m512i high, low;
+INLINE struct scales scales_q6_k(const uint8_t *p0, const uint8_t *p1)
+{
+    __m128i a = load128(p0 + 192), b = load128(p1 + 192);
+    __m256i both =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi8(a, b)), /* two bytes a half */
+                                _mm_unpackhi_epi8(a, b), 1);
+    both = _mm256_permutexvar_epi16(_mm256_setr_epi16(0, 8, 3, 11, 4, 12, 7, 15, 1, 9, 2, 10, 5, 13, 6, 14),
+                                    both);
+    __m512 d = turns(quant_f16(quant_u16(p0 + 208)), quant_f16(quant_u16(p1 + 208)));
+    return (struct scales){
+        .scale = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(both))), d),
+        .min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(both, 1))), d)};
+}
+
+/* The heads of eight blocks as dwords, runs 0 4 1 5 2 6 3 7: the low word is the scale, the high the min of a
+ * type that has one. */
+INLINE __m256i heads_32(enum tensor_type t, const uint8_t *p, size_t size)
+{
+    if (t == TENSOR_Q8_0) {
+        const __m512i at =
+            _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 17, 0, 17, 0, 34, 0, 34, 0, 51, 0, 51, 0));
+        __m512i a = _mm512_maskz_permutex2var_epi16(0x1111, load512(p), at, load512(p + 64));
+        __m512i b =
+            _mm512_maskz_permutex2var_epi16(0x4444, load512(p + 4 * size), at, load512(p + 4 * size + 64));
+        return _mm512_castsi512_si256(_mm512_or_si512(a, b));
+    }
+    if (t == TENSOR_Q4_0) {
+        const __m512i at =
+            _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 36, 0, 9, 0, 45, 0, 18, 0, 54, 0, 27, 0, 63, 0));
+        return _mm512_castsi512_si256(_mm512_permutex2var_epi16(load512(p), at, load512(p + 64)));
+    }
+    if (t == TENSOR_Q4_1) {
+        const __m512i at = _mm512_castsi256_si512(_mm256_setr_epi32(0, 16, 5, 21, 10, 26, 15, 31));
+        return _mm512_castsi512_si256(_mm512_permutex2var_epi32(load512(p), at, load512(p + 4 * size)));
+    }
+#define HEAD(i) (int)quant_u32(p + i * size)
+    return _mm256_setr_epi32(HEAD(0), HEAD(4), HEAD(1), HEAD(5), HEAD(2), HEAD(6), HEAD(3), HEAD(7));
+}
+INLINE struct scales scales_32(enum tensor_type t, const uint8_t *p0, const uint8_t *p1, size_t size,
+                               __mmask16 there)
+{
+    __m256i a = heads_32(t, p0, size), b = heads_32(t, p1, size);
+    struct scales s;
+    s.scale = _mm512_maskz_cvtph_ps(there, _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa));
+    if (t == TENSOR_Q4_1 || t == TENSOR_Q5_1)
+        s.min = _mm512_maskz_cvtph_ps(there, _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xaa));
+    else
+        s.min = _mm512_mul_ps(s.scale, _mm512_set1_ps(t == TENSOR_Q4_0   ? -8.0f
+                                                      : t == TENSOR_Q5_0 ? -16.0f
+                                                                         : -128.0f));
+    return s;
+}
+
+/* ---- products ---- */
+
+/* An asm line: with the intrinsic gcc 12 copies accumulators to memory and back. */
+INLINE __m512i dot(__m512i sum, __m512i w, __m512i a)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(a));
+    return sum;
+}
+
+struct few_job {
+    const uint8_t *w; /* the first output */
+    size_t n, row_bytes;
+    const uint8_t *end; /* of the tensor */
+    size_t k, b0, b1;   /* superblocks */
+    struct group a;
+    const float *x; /* float weights: the rows */
+    float *lanes;   /* [row][LANES_LD]; added to unless b0 is 0 */
+    /* From the pair of outputs that is read to what is fetched: two pieces, `apart`, for each superblock, a
+     * `step` further. The last pairs, so many outputs, fetch what the next call reads. */
+    ptrdiff_t ahead, ahead_last;
+    size_t n_last, apart, step;
 };
-INLINE void one_step(struct one *s, __m512i q0, __m512i q1, const __m512i *x, __m512i scale)
+enum { LANES_LD = OPS_PANEL / 2 * 16 };
+
+/* The prefetcher of the machine does not follow two short rows, so their lines are fetched early. In the
+ * order of memory, which whole rows allow, it joins in: a third faster. */
+INLINE void fetch(const struct few_job *j, const uint8_t *p, size_t size)
 {
-    __m512i z = _mm512_setzero_si512();
-    __m512i high = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(z, q0, x[0]), q1, x[2]);
-    __m512i low = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(z, q0, x[1]), q1, x[3]);
-    s->high = dot_words(s->high, high, scale);
-    s->low = dot_words(s->low, low, scale);
-}
-INLINE __m512i mask8(__m512i x, int m) { return _mm512_and_si512(x, _mm512_set1_epi8((char)m)); }
-INLINE __m512i mask8_or(__m512i x, int m, __m512i y) /* (x & m) | y */
-{
-    return _mm512_ternarylogic_epi32(x, _mm512_set1_epi8((char)m), y, 0xea);
-}
-INLINE void one_k45(struct one *s, const uint8_t *q, const uint8_t *fifths, int c, __m512i scales,
-                    const __m512i *x)
-{
-    __m512i b = _mm512_loadu_si512(q + 64 * c);
-    const __m512i shift = lanes(0, 4, 0, 4);
-    __m512i q0 = mask8(_mm512_srlv_epi16(_mm512_shuffle_i64x2(b, b, 0xa0), shift), 15),
-            q1 = mask8(_mm512_srlv_epi16(_mm512_shuffle_i64x2(b, b, 0xf5), shift), 15);
-    if (fifths) {
-        const __m512i turn = c ? lanes32(0, 31, 30, 29) : lanes32(4, 3, 2, 1);
-        q0 = mask8_or(_mm512_rolv_epi32(load128x4(fifths), turn), 16, q0);
-        q1 = mask8_or(_mm512_rolv_epi32(load128x4(fifths + 16), turn), 16, q1);
+#pragma GCC unroll 8
+    for (size_t i = 0; i < size; i += 64) {
+        _mm_prefetch((const char *)p + i, _MM_HINT_NTA);
+        _mm_prefetch((const char *)p + j->apart + i, _MM_HINT_NTA);
     }
-    const int none = (int)0x80808000;
-    const __m512i spread =
-        lanes32(none | (4 * c), none | (4 * c + 1), none | (4 * c + 2), none | (4 * c + 3));
-    one_step(s, q0, q1, x, _mm512_shuffle_epi8(scales, spread));
 }
-INLINE void products_k(const struct few_job *j, enum tensor_type type, unsigned m)
+static void fetch_plan(struct few_job *j, size_t wide)
 {
-    const size_t size = type == TENSOR_Q4_K ? Q4_K_BYTES : type == TENSOR_Q5_K ? Q5_K_BYTES : Q6_K_BYTES;
-    const uint8_t *p0 = j->w[0] + j->b0 * size, *p1 = j->w[1] + j->b0 * size;
-    EACH_ROW(ROW_LOAD)
-    for (size_t b = j->b0; b < j->b1; b++, p0 += size, p1 += size) {
-        const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
-        const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
-        fetch(j, p0, p1, b, size);
-        struct heads_k45 h = {0};
-        if (type == TENSOR_Q6_K)
-            h.d = turns(quant_f16(quant_u16(p0 + 208)), quant_f16(quant_u16(p1 + 208)));
-        else
-            h = heads_k45(p0, p1);
-        const float *scale = j->a.scale + b * 2 * GROUP;
-        EACH_ROW(ROW_ZERO)
-        bool bytes = m == 1 && type != TENSOR_Q6_K;
-        if (bytes) {
-            struct one s0 = {s0_0, s0_0}, s1 = s0;
-            const size_t at = type == TENSOR_Q4_K ? 16 : 48;
-            const __m512i *planes = j->a.bytes + b * 8;
-#pragma GCC unroll 2
-            for (int c = 0; c < 2; c++, planes += 4) {
-                one_k45(&s0, p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, h.scale[0], planes);
-                one_k45(&s1, p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, h.scale[1], planes);
-            }
-            s0_0 = _mm512_add_epi32(_mm512_slli_epi32(s0.high, 8), s0.low);
-            s1_0 = _mm512_add_epi32(_mm512_slli_epi32(s1.high, 8), s1.low);
-        }
-#pragma GCC unroll 2
-        for (int c = 0; c < 2 && !bytes; c++, x += 4) {
-            __m512i w0[4], w1[4];
-            if (type == TENSOR_Q6_K) {
-                words_q6_k(p0, c, w0);
-                words_q6_k(p1, c, w1);
-            } else {
-                size_t at = type == TENSOR_Q4_K ? 16 : 48;
-                words_k45(p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, c, scale_k45(h.scale[0], c), w0);
-                words_k45(p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, c, scale_k45(h.scale[1], c), w1);
-            }
-            EACH_STEP
-        }
-        EACH_ROW(ROW_FOLD_K)
+    size_t blocks = (j->k + WIDE - 1) / WIDE, read = 2 * (j->b1 - j->b0) * wide, even = (j->n + 1) / 2 * 2;
+    if (j->b1 - j->b0 == blocks) {
+        j->ahead = (ptrdiff_t)(j->row_bytes + AHEAD);
+        j->apart = wide;
+        j->step = 2 * wide;
+        return;
     }
-    EACH_ROW(ROW_STORE)
+    j->n_last = 2 * ((AHEAD + read - 1) / read);
+    j->n_last = j->n_last < even ? j->n_last : even;
+    j->ahead = (ptrdiff_t)(j->n_last * j->row_bytes);
+    j->ahead_last = j->b1 == blocks ? j->ahead - (ptrdiff_t)(j->b0 * wide)
+                                    : j->ahead - (ptrdiff_t)(even * j->row_bytes) + (ptrdiff_t)(read / 2);
+    j->apart = j->row_bytes;
+    j->step = wide;
 }
 
-#define ROW_START_32(r) __m512 t_##r = _mm512_setzero_ps();
-#define ROW_FOLD_32(r)                                                                                       \
+/* The sums of two outputs, in turns. */
+INLINE __m512i fold(__m512i a, __m512i b)
+{
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+}
+INLINE __m512 plane_add(__m512 y, const struct act *a, const __m512i w0[4], const __m512i w1[4],
+                        const struct scales *s, bool halves)
+{
+    __m512i s0 = _mm512_setzero_si512(), s1 = s0, t0 = s0, t1 = s0, q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        q[i] = a->q[i];
+    s0 = dot(dot(s0, w0[0], q[0]), w0[2], q[2]);
+    s1 = dot(dot(s1, w1[0], q[0]), w1[2], q[2]);
+    if (halves) {
+        t0 = dot(dot(t0, w0[1], q[1]), w0[3], q[3]);
+        t1 = dot(dot(t1, w1[1], q[1]), w1[3], q[3]);
+        __m512 of0 = _mm512_cvtepi32_ps(_mm512_add_epi32(fold(s0, s1), a->half[0]));
+        __m512 of1 = _mm512_cvtepi32_ps(_mm512_add_epi32(fold(t0, t1), a->half[1]));
+        return _mm512_fmadd_ps(_mm512_fmadd_ps(of1, s->min, _mm512_mul_ps(of0, s->scale)), a->scale, y);
+    }
+    s0 = dot(dot(s0, w0[1], q[1]), w0[3], q[3]);
+    s1 = dot(dot(s1, w1[1], q[1]), w1[3], q[3]);
+    y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(fold(s0, s1)), _mm512_mul_ps(s->scale, a->scale), y);
+    return _mm512_fmadd_ps(a->sum, s->min, y);
+}
+
+#define EACH_ROW(one) one(0) one(1) one(2) one(3) one(4) one(5) one(6) one(7)
+#define ROW_LOAD(r)                                                                                          \
+    __m512 y_##r = m > r && j->b0 ? _mm512_loadu_ps(lanes + r * LANES_LD) : _mm512_setzero_ps();
+#define ROW_STORE(r)                                                                                         \
     if (m > r)                                                                                               \
-        t_##r = _mm512_fmadd_ps(fold(s0_##r, s1_##r, false), d, t_##r);
-#define ROW_END_32(r)                                                                                        \
+        _mm512_storeu_ps(lanes + r * LANES_LD, y_##r);
+#define ROW_ADD(r)                                                                                           \
     if (m > r) {                                                                                             \
-        y_##r = _mm512_fmadd_ps(t_##r, _mm512_set1_ps(scale[2 * r]), y_##r);                                 \
-        if (type != TENSOR_Q8_0)                                                                             \
-            y_##r = _mm512_fmadd_ps(sum32[r], min, y_##r);                                                   \
+        y_##r = plane_add(y_##r, high + r, w0, w1, &s, type == TENSOR_Q6_K);                                 \
+        if (has_low[r])                                                                                      \
+            y_##r = plane_add(y_##r, low + r, w0, w1, &s, type == TENSOR_Q6_K);                              \
     }
 
-/* The first four bytes of eight blocks of two outputs, in turns. */
-INLINE __m512i heads_32(const uint8_t *p0, const uint8_t *p1, size_t size)
+/* Lanes whose run is one of the first n. */
+static __mmask16 runs_there(size_t n)
 {
-    __m512i h = _mm512_set1_epi32((int)quant_u32(p0));
-#pragma GCC unroll 16
-    for (unsigned i = 1; i < 16; i++)
-        h = _mm512_mask_set1_epi32(h, (__mmask16)(1u << i), (int)quant_u32((i & 1 ? p1 : p0) + i / 2 * size));
-    return h;
+    unsigned there = 0;
+    for (unsigned r = 0; r < RUNS && r < n; r++)
+        there |= 3u << (r % 4 * 4 + r / 4 * 2);
+    return (__mmask16)there;
 }
 
-INLINE void products_32(const struct few_job *j, enum tensor_type type, unsigned m)
+INLINE void products(const struct few_job *j, enum tensor_type type, unsigned m)
 {
-    const size_t size = type == TENSOR_Q4_0   ? Q4_0_BYTES
-                        : type == TENSOR_Q4_1 ? Q4_1_BYTES
-                        : type == TENSOR_Q5_0 ? Q5_0_BYTES
-                        : type == TENSOR_Q5_1 ? Q5_1_BYTES
-                                              : Q8_0_BYTES;
-    EACH_ROW(ROW_LOAD)
-    for (size_t b = j->b0; b < j->b1; b++) {
-        const __m512i *x = (const __m512i *)(const void *)(j->a.words + b * m * WIDE);
-        const __m512 *sum32 = (const __m512 *)(const void *)(j->a.sum32 + b * m * 16);
-        const float *scale = j->a.scale + b * 2 * GROUP;
-        const uint8_t *p0 = j->w[0] + b * 8 * size, *p1 = j->w[1] + b * 8 * size;
-        fetch(j, p0, p1, b, 8 * size);
-        uint8_t rest[2][8 * Q8_0_BYTES];
-        size_t blocks = j->k / QK - b * 8;
-        __mmask16 there = (__mmask16)(blocks < 8 ? (1u << 2 * blocks) - 1 : 0xffffu);
-        if (blocks < 8 &&
-            (p0 + 8 * size > j->end || p1 + 8 * size > j->end)) { /* do not read past the tensor */
-            memset(rest, 0, sizeof rest);
-            p0 = memcpy(rest[0], p0, blocks * size);
-            p1 = memcpy(rest[1], p1, blocks * size);
-        }
-        /* past the end of a row inputs are zero, and so must be the scales of the blocks read there */
-        __m512i heads = _mm512_maskz_mov_epi32(there, heads_32(p0, p1, size));
-        __m512 all = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(heads)), min = _mm512_setzero_ps();
-        if (type == TENSOR_Q4_0)
-            min = _mm512_mul_ps(all, _mm512_set1_ps(-8.0f));
-        else if (type == TENSOR_Q5_0)
-            min = _mm512_mul_ps(all, _mm512_set1_ps(-16.0f));
-        else if (type != TENSOR_Q8_0)
-            min = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(heads, 16)));
-        EACH_ROW(ROW_START_32)
-#pragma GCC unroll 2
-        for (int c = 0; c < 2; c++, x += 4) {
-            if (c && blocks <= 4)
-                break;
-            EACH_ROW(ROW_ZERO)
+    const bool k45 = type == TENSOR_Q4_K || type == TENSOR_Q5_K;
+    const size_t wide = type == TENSOR_Q4_K   ? Q4_K_BYTES
+                        : type == TENSOR_Q5_K ? Q5_K_BYTES
+                        : type == TENSOR_Q6_K ? Q6_K_BYTES
+                        : type == TENSOR_Q4_0 ? RUNS * Q4_0_BYTES
+                        : type == TENSOR_Q4_1 ? RUNS * Q4_1_BYTES
+                        : type == TENSOR_Q5_0 ? RUNS * Q5_0_BYTES
+                        : type == TENSOR_Q5_1 ? RUNS * Q5_1_BYTES
+                                              : RUNS * Q8_0_BYTES,
+                 size = wide / RUNS;
+    for (size_t o = 0; o < j->n; o += 2) {
+        const uint8_t *w = j->w + o * j->row_bytes + j->b0 * wide,
+                      *next = w + (o + j->n_last < j->n ? j->ahead : j->ahead_last);
+        size_t other = o + 1 < j->n ? j->row_bytes : 0; /* the last one alone: twice */
+        float *lanes = j->lanes + o * 8;
+        EACH_ROW(ROW_LOAD)
+        for (size_t b = j->b0; b < j->b1; b++, w += wide, next += j->step) {
+            const uint8_t *p0 = w, *p1 = w + other, *has_low = j->a.has_low + b * GROUP;
+            const struct act *high = j->a.high + b * m, *low = j->a.low + b * m;
             __m512i w0[4], w1[4];
-            words_32(type, p0 + 4 * size * (size_t)c, size, w0);
-            words_32(type, p1 + 4 * size * (size_t)c, size, w1);
-            EACH_STEP
-            const int at = 8 * c;
-            __m512 d = _mm512_permutexvar_ps(_mm512_setr_epi32(at, at + 1, at, at + 1, at + 2, at + 3, at + 2,
-                                                               at + 3, at + 4, at + 5, at + 4, at + 5, at + 6,
-                                                               at + 7, at + 6, at + 7),
-                                             all);
-            EACH_ROW(ROW_FOLD_32)
+            struct scales s;
+            fetch(j, next, wide);
+            if (k45) {
+                const size_t at = type == TENSOR_Q4_K ? 16 : 48;
+                s = scales_k45(p0, p1);
+                bytes_k45(p0 + at, type == TENSOR_Q4_K ? NULL : p0 + 16, w0);
+                bytes_k45(p1 + at, type == TENSOR_Q4_K ? NULL : p1 + 16, w1);
+            } else if (type == TENSOR_Q6_K) {
+                s = scales_q6_k(p0, p1);
+                bytes_q6_k(p0, w0);
+                bytes_q6_k(p1, w1);
+            } else {
+                /* past the end of a row inputs are zero, and so must be the scales of the blocks read there
+                 */
+                __mmask16 there = 0xffff;
+                uint8_t rest[2][RUNS * Q8_0_BYTES];
+                size_t blocks = j->k / QK - b * RUNS;
+                if (blocks < RUNS) {
+                    there = runs_there(blocks);
+                    if (p0 + wide > j->end || p1 + wide > j->end) { /* do not read past the tensor */
+                        memset(rest, 0, sizeof rest);
+                        p0 = memcpy(rest[0], p0, blocks * size);
+                        p1 = memcpy(rest[1], p1, blocks * size);
+                    }
+                }
+                s = scales_32(type, p0, p1, size, there);
+                bytes_32(type, p0, size, w0);
+                bytes_32(type, p1, size, w1);
+            }
+            EACH_ROW(ROW_ADD)
         }
-        EACH_ROW(ROW_END_32)
+        EACH_ROW(ROW_STORE)
     }
-    EACH_ROW(ROW_STORE)
 }
 
 /* Float types: sixteen inputs at a time, the same lanes. */
@@ -538,19 +581,23 @@ INLINE __m512 floats_at(enum tensor_type t, const uint8_t *w, size_t i, __mmask1
     }
 #define ROW_FLOAT_END(r)                                                                                     \
     if (m > r)                                                                                               \
-        _mm512_storeu_ps(j->lanes + r * LANES_LD, _mm512_add_ps(_mm512_unpacklo_ps(t0_##r, t1_##r),          \
-                                                                _mm512_unpackhi_ps(t0_##r, t1_##r)));
+        _mm512_storeu_ps(lanes + r * LANES_LD, _mm512_add_ps(_mm512_unpacklo_ps(t0_##r, t1_##r),             \
+                                                             _mm512_unpackhi_ps(t0_##r, t1_##r)));
 INLINE void products_float(const struct few_job *j, enum tensor_type type, unsigned m)
 {
     size_t k = j->k;
     const float *x = j->x;
-    EACH_ROW(ROW_FLOAT)
-    for (size_t i = 0; i < k; i += 16) {
-        __mmask16 in = (__mmask16)(k - i < 16 ? (1u << (k - i)) - 1 : 0xffffu);
-        __m512 v0 = floats_at(type, j->w[0], i, in), v1 = floats_at(type, j->w[1], i, in);
-        EACH_ROW(ROW_FLOAT_STEP)
+    for (size_t o = 0; o < j->n; o += 2) {
+        const uint8_t *p0 = j->w + o * j->row_bytes, *p1 = o + 1 < j->n ? p0 + j->row_bytes : p0;
+        float *lanes = j->lanes + o * 8;
+        EACH_ROW(ROW_FLOAT)
+        for (size_t i = 0; i < k; i += 16) {
+            __mmask16 in = (__mmask16)(k - i < 16 ? (1u << (k - i)) - 1 : 0xffffu);
+            __m512 v0 = floats_at(type, p0, i, in), v1 = floats_at(type, p1, i, in);
+            EACH_ROW(ROW_FLOAT_STEP)
+        }
+        EACH_ROW(ROW_FLOAT_END)
     }
-    EACH_ROW(ROW_FLOAT_END)
 }
 
 #define FOR_ROWS(n, call)                                                                                    \
@@ -572,14 +619,14 @@ INLINE void products_float(const struct few_job *j, enum tensor_type type, unsig
     }
 #define FEW(type)                                                                                            \
     static void few_##type(const struct few_job *j, unsigned m) { FOR_EACH_ROWS(FEW_##type) }
-#define FEW_Q4_K(n) products_k(j, TENSOR_Q4_K, n)
-#define FEW_Q5_K(n) products_k(j, TENSOR_Q5_K, n)
-#define FEW_Q6_K(n) products_k(j, TENSOR_Q6_K, n)
-#define FEW_Q4_0(n) products_32(j, TENSOR_Q4_0, n)
-#define FEW_Q4_1(n) products_32(j, TENSOR_Q4_1, n)
-#define FEW_Q5_0(n) products_32(j, TENSOR_Q5_0, n)
-#define FEW_Q5_1(n) products_32(j, TENSOR_Q5_1, n)
-#define FEW_Q8_0(n) products_32(j, TENSOR_Q8_0, n)
+#define FEW_Q4_K(n) products(j, TENSOR_Q4_K, n)
+#define FEW_Q5_K(n) products(j, TENSOR_Q5_K, n)
+#define FEW_Q6_K(n) products(j, TENSOR_Q6_K, n)
+#define FEW_Q4_0(n) products(j, TENSOR_Q4_0, n)
+#define FEW_Q4_1(n) products(j, TENSOR_Q4_1, n)
+#define FEW_Q5_0(n) products(j, TENSOR_Q5_0, n)
+#define FEW_Q5_1(n) products(j, TENSOR_Q5_1, n)
+#define FEW_Q8_0(n) products(j, TENSOR_Q8_0, n)
 #define FEW_F32(n) products_float(j, TENSOR_F32, n)
 #define FEW_F16(n) products_float(j, TENSOR_F16, n)
 #define FEW_BF16(n) products_float(j, TENSOR_BF16, n)
@@ -595,7 +642,7 @@ FEW(F32)
 FEW(F16)
 FEW(BF16)
 
-static void few_pair(enum tensor_type t, const struct few_job *j, unsigned m)
+static void few_products(enum tensor_type t, const struct few_job *j, unsigned m)
 {
     switch (t) {
     case TENSOR_Q4_K:
@@ -660,23 +707,20 @@ void few_panel(const void *shared, const struct weight *w, const float *x, size_
     bool wide = w->type != TENSOR_F32 && w->type != TENSOR_F16 && w->type != TENSOR_BF16;
     for (size_t r = 0; r < rows; r += GROUP) {
         size_t m = rows - r < GROUP ? rows - r : GROUP, blocks = wide ? wide_of(w->k) : 1;
-        size_t step = wide ? L1_WORDS / (m * WIDE) : 1;
-        memset(lanes, 0, m * LANES_LD * sizeof *lanes);
-        struct few_job j = {.a = group_at(shared, w->k, r / GROUP, m),
+        size_t step = wide ? L1_ACTS / m : 1;
+        struct few_job j = {.w = w->bytes + n0 * w->row_bytes,
+                            .n = n1 - n0,
+                            .row_bytes = w->row_bytes,
+                            .end = w->bytes + w->n * w->row_bytes,
                             .k = w->k,
+                            .a = group_at(shared, w->k, r / GROUP, m),
                             .x = x + r * w->k,
-                            .end = w->bytes + w->n * w->row_bytes};
+                            .lanes = lanes};
         for (j.b0 = 0; j.b0 < blocks; j.b0 = j.b1) {
             j.b1 = blocks - j.b0 < step ? blocks : j.b0 + step;
-            j.in_order = j.b1 - j.b0 == blocks;
-            size_t pair = 2 * w->row_bytes;
-            j.ahead = j.in_order ? w->row_bytes + AHEAD : (AHEAD + pair - 1) / pair * pair;
-            for (size_t o = n0; o < n1; o += 2) {
-                j.w[0] = w->bytes + o * w->row_bytes;
-                j.w[1] = o + 1 < n1 ? j.w[0] + w->row_bytes : j.w[0]; /* the last one alone: twice */
-                j.lanes = lanes + (o - n0) * 8;
-                few_pair(w->type, &j, (unsigned)m);
-            }
+            if (wide)
+                fetch_plan(&j, tensor_type_bytes(w->type, WIDE));
+            few_products(w->type, &j, (unsigned)m);
         }
         for (size_t i = 0; i < m; i++)
             for (size_t o = 0; o < n1 - n0; o += 16)

@@ -188,8 +188,8 @@ enum cache_type { CACHE_F16, CACHE_F32, CACHE_Q8 };
 struct model_opts {
     struct cairn_pool *pool;    /* BORROWED; NULL: one thread */
     enum model_backend backend; /* AUTO */
-    bool exact;     /* decoder: inputs of a prompt's rows are never rounded to 8 bits (ops_avx512_block8.c) */
-    uint32_t n_ctx; /* decoder: 0 = the smaller of the file's and 8192 */
+    bool exact;                 /* decoder: inputs of matrices are never rounded to 8 bits: ops.h */
+    uint32_t n_ctx;             /* decoder: 0 = the smaller of the file's and 8192 */
     uint32_t window;            /* decoder: sliding window override, 0 = the file's / model's own */
     enum cache_type cache_type; /* decoder: F16 */
     size_t kv_bytes; /* decoder: keys and values of all sequences together; 0 = of two sequences of n_ctx */
