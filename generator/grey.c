@@ -147,7 +147,7 @@ enum cairn_err grey_weigh(struct grounding *g, struct cairn_str text, size_t sta
     size_t room = most - 3 - claim.n;
     evidence.n = evidence.n < room ? evidence.n : room;
     if (!err && claim.n)
-        err = token_head_run(&e->head, claim.at, claim.n, evidence.at, evidence.n, logit, NULL, why);
+        err = token_head_run(&e->head, claim.at, claim.n, evidence.at, evidence.n, logit, g->stop, why);
     if (!err && claim.n) {
         float seen = e->classes ? -INFINITY : logit[0][1];
         for (size_t i = 1; i <= claim.n && e->classes; i++)
