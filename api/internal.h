@@ -55,7 +55,8 @@ struct service {
     struct store *store;
     struct cairn_config *own_config;
     const struct cairn_config *config;
-    char *models_dir, *name[MODEL_ROLES], *sync_root; /* name: by enum model_role; NULL: the registry's best */
+    char *models_dir, *name[MODEL_ROLES],
+        *sync_root; /* name: by enum model_role; NULL: the registry's best */
     unsigned n_threads;
     bool read_only;
     enum model_backend backend;

@@ -43,14 +43,14 @@ static const struct {
     int sign;
 } features[DX_N] = {
 #define F(x, s) [DX_##x] = {#x, s}
-    F(ONE, 0),      F(COVER, 0),        F(PAIRS, 0),        F(EDIT, 0),       F(ABOUT_TEXT, -1),
-    F(SAYING, -1),  F(PROOF, 1),        F(CONTRADICTED, 0), F(ABSENT, 1),     F(JOIN, 1),
-    F(READS_ON, 1), F(PLAIN, 1),        F(UNKNOWN, 0),      F(SAID, -1),      F(OPPOSITE, -1),
-    F(SOFT, -1),    F(HEDGED, 0), F(ASIDE, -1),       F(COMMON, -1),      F(FRAME, 1),      F(FRAME_SAME, -1),
-    F(OTHER, 1),    F(BEARER_OTHER, 1), F(SAME_WORD, -1),   F(SOMEWHERE, -1), F(ZERO, 0),
-    F(FEW, 0),      F(SOME, 0),         F(MANY, 0),         F(MOST, 0),       F(ALL, 0),
-    F(ONLY, 0),     F(AFTER_NOT, 0),    F(MUST, 0),         F(GAIN, 1),       F(PAIR_GAIN, 1),
-    F(OWN, -1),     F(REVERSED, 1),     F(JOINED, -1),      F(DIGITS, 0),
+    F(ONE, 0),         F(COVER, 0),  F(PAIRS, 0),        F(EDIT, 0),       F(ABOUT_TEXT, -1),
+    F(SAYING, -1),     F(PROOF, 1),  F(CONTRADICTED, 0), F(ABSENT, 1),     F(JOIN, 1),
+    F(READS_ON, 1),    F(PLAIN, 1),  F(UNKNOWN, 0),      F(SAID, -1),      F(OPPOSITE, -1),
+    F(SOFT, -1),       F(HEDGED, 0), F(ASIDE, -1),       F(COMMON, -1),    F(FRAME, 1),
+    F(FRAME_SAME, -1), F(OTHER, 1),  F(BEARER_OTHER, 1), F(SAME_WORD, -1), F(SOMEWHERE, -1),
+    F(ZERO, 0),        F(FEW, 0),    F(SOME, 0),         F(MANY, 0),       F(MOST, 0),
+    F(ALL, 0),         F(ONLY, 0),   F(AFTER_NOT, 0),    F(MUST, 0),       F(GAIN, 1),
+    F(PAIR_GAIN, 1),   F(OWN, -1),   F(REVERSED, 1),     F(JOINED, -1),    F(DIGITS, 0),
 #undef F
 };
 

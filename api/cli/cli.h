@@ -34,7 +34,8 @@ struct number {
 /* Every option of every command has its place here; a command's table says which of them it takes. */
 struct args {
     const struct command *command;
-    const char *data, *server, *key, *models, *config, *embedder, *reranker, *generator, *checker, *backend, *log_level;
+    const char *data, *server, *key, *models, *config, *embedder, *reranker, *generator, *checker, *backend,
+        *log_level;
     const char *listen, *http, *sync_root;
     const char *acl, *language, *mode, *rule, *style, *role, *name, *fusion, *collection, *file, *title,
         *path, *format, *model, *after, *file_list, *metric, *index, *enforce;

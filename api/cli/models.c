@@ -393,7 +393,8 @@ static int rerank(struct args *a)
 static const struct opt list_opts[] = {OPTS_MODELS, OPTS_WHERE, OPTS_OUTPUT};
 static const struct opt add_opts[] = {
     OPT(TEXT, "name", "NAME", name, "the name to use it by (default: from the file's name)"),
-    OPT(TEXT, "role", "ROLE", role, "generator, embedder, reranker or checker (default for .gguf: generator)"),
+    OPT(TEXT, "role", "ROLE", role,
+        "generator, embedder, reranker or checker (default for .gguf: generator)"),
     OPT(FLAG, "copy", NULL, copy, "copy the file; without it a link is made"),
     OPTS_MODELS,
     OPTS_DATA,

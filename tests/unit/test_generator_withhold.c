@@ -12,8 +12,7 @@ static struct answer of(const char *text)
     a.sentences = cairn_calloc(a.n_sentences + 1, sizeof *a.sentences);
     CHECK(a.text && a.sentences);
     for (size_t i = 0; i < a.n_sentences; i++)
-        a.sentences[i] =
-            (struct ground_sentence){.start = spans[i].start, .end = spans[i].end, .score = 1};
+        a.sentences[i] = (struct ground_sentence){.start = spans[i].start, .end = spans[i].end, .score = 1};
     return a;
 }
 static void cites(struct ground_sentence *s, uint32_t number, bool ok)
@@ -90,16 +89,16 @@ static void marks_of_sources_that_do_not_carry_go(void **state)
     static const struct {
         const char *text, *want;
     } rows[] = {
-        {"It is tested at 06:00 [1].",                   "It is tested at 06:00 [1]."    },
-        {"It is tested at 06:00 [3].",                   "It is tested at 06:00."        },
-        {"It is tested at 06:00[3].",                    "It is tested at 06:00."        },
-        {"It is tested [3][2] at 06:00 [1].",            "It is tested at 06:00 [1]."    },
-        {"It is tested at 06:00. [2]",                   "It is tested at 06:00."        },
-        {"[2] It is tested at 06:00.",                   "It is tested at 06:00."        },
-        {"It is tested [1, 3] at 06:00 [ 3 ; 1 ].",      "It is tested [1] at 06:00 [1]."},
-        {"It is tested [17] at 06:00 [1].",              "It is tested at 06:00 [1]."    },
+        {"It is tested at 06:00 [1].",                    "It is tested at 06:00 [1]."               },
+        {"It is tested at 06:00 [3].",                    "It is tested at 06:00."                   },
+        {"It is tested at 06:00[3].",                     "It is tested at 06:00."                   },
+        {"It is tested [3][2] at 06:00 [1].",             "It is tested at 06:00 [1]."               },
+        {"It is tested at 06:00. [2]",                    "It is tested at 06:00."                   },
+        {"[2] It is tested at 06:00.",                    "It is tested at 06:00."                   },
+        {"It is tested [1, 3] at 06:00 [ 3 ; 1 ].",       "It is tested [1] at 06:00 [1]."           },
+        {"It is tested [17] at 06:00 [1].",               "It is tested at 06:00 [1]."               },
         {"In [2019] it was `pump[2]` and [0] [sic] [3].", "In [2019] it was `pump[2]` and [0] [sic]."},
-        {"[3]",                                          ""                              },
+        {"[3]",                                           ""                                         },
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct answer a = of(rows[i].text);

@@ -26,7 +26,7 @@ struct service_opts {
     const char *data_dir,
         *models_dir; /* COPIED; models_dir NULL: DIR/models when it exists, else the registry's default */
     const char *embedder, *reranker, *generator,
-        *checker;                    /* model names; NULL: the registry's best; "none": do without */
+        *checker;                      /* model names; NULL: the registry's best; "none": do without */
     const struct cairn_config *config; /* BORROWED; NULL: defaults */
     unsigned n_threads;                /* compute threads; 0: cores */
     bool read_only, create;
