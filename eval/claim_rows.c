@@ -71,10 +71,10 @@ static enum cairn_err one_row(const struct rows *r, size_t i, struct grounding *
     json_object_set_new(row, "positive", json_boolean(t->positive));
     if (whole)
         json_object_set_new(row, "whole", json_true());
-    char *line = ok ? json_dumps(row, JSON_COMPACT) : NULL;
-    if (!line || fprintf(r->to, "%s\n", line) < 0)
-        err = cairn_fail(why, line ? CAIRN_EIO : CAIRN_ENOMEM, "a claim of text %zu could not be written", i);
-    free(line);
+    if (!ok)
+        err = cairn_fail(why, CAIRN_ENOMEM, "evidence of a claim of text %zu", i);
+    else if (json_dumpf(row, r->to, JSON_COMPACT) || fputc('\n', r->to) == EOF)
+        err = cairn_fail(why, CAIRN_EIO, "a claim of text %zu could not be written", i);
     json_decref(marks);
     json_decref(row);
     cairn_buf_release(&evidence);
