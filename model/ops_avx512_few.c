@@ -34,7 +34,7 @@
 enum {
     WIDE = 256,
     RUNS = 8,
-    GROUP = 8,     /* rows multiplied with one unpacking */
+    GROUP = 4,     /* rows multiplied with one unpacking; with 8 a step of eight waits longer for memory */
     TOP16 = 32639, /* 127 * 256 + 127: two signed bytes */
     AHEAD = 6144,  /* bytes that are fetched before they are read: 3072 and 12288 are slower */
     L1_ACTS = 48   /* superblocks of inputs that are used again and again while they are in the first cache */
