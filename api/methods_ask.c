@@ -821,6 +821,59 @@ static size_t code_points(const char *p, size_t n)
     return k;
 }
 
+/* How far code points have been counted in the text. */
+struct counted {
+    size_t byte, point;
+};
+static void put_claim(struct pk *k, struct cairn_str text, const struct ground_source *src, size_t n_sources,
+                      const struct ground_sentence *t, struct counted *at)
+{
+    size_t cited = t->verdict == VERDICT_SUPPORTED ? t->n_evidence : 0;
+    pk_map(k, 11);
+    pk_kstr(k, "text", (struct cairn_str){text.p + t->start, t->end - t->start});
+    pk_kuint(k, "start_pos", t->start);
+    pk_kuint(k, "end_pos", t->end);
+    at->point += code_points(text.p + at->byte, t->start - at->byte);
+    pk_kuint(k, "start_point", at->point);
+    at->point += code_points(text.p + t->start, t->end - t->start);
+    pk_kuint(k, "end_point", at->point);
+    at->byte = t->end;
+    pk_kcstr(k, "verdict", verdict_name(t->verdict));
+    pk_knum(k, "score", (double)t->score);
+    pk_knum(k, "contradiction", (double)t->contradiction);
+    pk_cstr(k, "citation_indices");
+    pk_array(k, cited);
+    for (size_t j = 0; j < cited; j++)
+        pk_uint(k, t->evidence[j].source);
+    pk_cstr(k, "evidence");
+    pk_array(k, t->n_evidence);
+    for (size_t j = 0; j < t->n_evidence; j++) {
+        const struct ground_evidence *v = &t->evidence[j];
+        struct cairn_str of = v->source < n_sources ? src[v->source].text : (struct cairn_str){"", 0};
+        size_t end = v->end < of.len ? v->end : of.len, start = v->start < end ? v->start : end;
+        pk_map(k, 5);
+        pk_kuint(k, "source", v->source);
+        pk_kuint(k, "start", start);
+        pk_kuint(k, "end", end);
+        pk_kstr(k, "text", (struct cairn_str){of.p + start, end - start});
+        pk_knum(k, "score", (double)v->score);
+    }
+    pk_cstr(k, "flags");
+    pk_array(k, t->n_flags);
+    for (size_t j = 0; j < t->n_flags; j++) {
+        const struct ground_flag *f = &t->flags[j];
+        size_t from = code_points(text.p, f->start);
+        pk_map(k, 7);
+        pk_kcstr(k, "kind", f->kind);
+        pk_kuint(k, "start", f->start);
+        pk_kuint(k, "end", f->end);
+        pk_kuint(k, "start_point", from);
+        pk_kuint(k, "end_point", from + code_points(text.p + f->start, f->end - f->start));
+        pk_kbool(k, "contradiction", f->contradiction);
+        pk_knum(k, "confidence", (double)f->confidence);
+    }
+}
+
 enum cairn_err m_ground_check(struct call *c)
 {
     struct cairn_str text = {NULL, 0}, question = {"", 0}, language = {NULL, 0};
@@ -831,7 +884,8 @@ enum cairn_err m_ground_check(struct call *c)
     const struct ground_encoder *claims = NULL;
     struct grounding *g = NULL;
     struct ground_sentence *s = NULL;
-    size_t n = 0, byte = 0, point = 0;
+    size_t n = 0;
+    struct counted at = {0, 0};
     float support = 0, baseline = 0;
     char lang[24] = "english";
     (void)p_str(&c->p, "text", true, 1, GROUND_TEXT_BYTES_MAX, &text);
@@ -894,54 +948,8 @@ enum cairn_err m_ground_check(struct call *c)
         pk_knum(k, "p_unsupported", (double)grounding_chance(g));
         pk_cstr(k, "claims");
         pk_array(k, n);
-        for (size_t i = 0; i < n; i++) {
-            const struct ground_sentence *t = &s[i];
-            size_t cited = t->verdict == VERDICT_SUPPORTED ? t->n_evidence : 0;
-            pk_map(k, 11);
-            pk_kstr(k, "text", (struct cairn_str){text.p + t->start, t->end - t->start});
-            pk_kuint(k, "start_pos", t->start);
-            pk_kuint(k, "end_pos", t->end);
-            point += code_points(text.p + byte, t->start - byte);
-            pk_kuint(k, "start_point", point);
-            point += code_points(text.p + t->start, t->end - t->start);
-            pk_kuint(k, "end_point", point);
-            byte = t->end;
-            pk_kcstr(k, "verdict", verdict_name(t->verdict));
-            pk_knum(k, "score", (double)t->score);
-            pk_knum(k, "contradiction", (double)t->contradiction);
-            pk_cstr(k, "citation_indices");
-            pk_array(k, cited);
-            for (size_t j = 0; j < cited; j++)
-                pk_uint(k, t->evidence[j].source);
-            pk_cstr(k, "evidence");
-            pk_array(k, t->n_evidence);
-            for (size_t j = 0; j < t->n_evidence; j++) {
-                const struct ground_evidence *v = &t->evidence[j];
-                struct cairn_str of =
-                    v->source < list->size ? src[v->source].text : (struct cairn_str){"", 0};
-                size_t end = v->end < of.len ? v->end : of.len, start = v->start < end ? v->start : end;
-                pk_map(k, 5);
-                pk_kuint(k, "source", v->source);
-                pk_kuint(k, "start", start);
-                pk_kuint(k, "end", end);
-                pk_kstr(k, "text", (struct cairn_str){of.p + start, end - start});
-                pk_knum(k, "score", (double)v->score);
-            }
-            pk_cstr(k, "flags");
-            pk_array(k, t->n_flags);
-            for (size_t j = 0; j < t->n_flags; j++) {
-                const struct ground_flag *f = &t->flags[j];
-                size_t from = code_points(text.p, f->start);
-                pk_map(k, 7);
-                pk_kcstr(k, "kind", f->kind);
-                pk_kuint(k, "start", f->start);
-                pk_kuint(k, "end", f->end);
-                pk_kuint(k, "start_point", from);
-                pk_kuint(k, "end_point", from + code_points(text.p + f->start, f->end - f->start));
-                pk_kbool(k, "contradiction", f->contradiction);
-                pk_knum(k, "confidence", (double)f->confidence);
-            }
-        }
+        for (size_t i = 0; i < n; i++)
+            put_claim(k, text, src, list->size, &s[i], &at);
         call_end(c);
     }
     cairn_free(s);

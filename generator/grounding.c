@@ -950,10 +950,9 @@ static enum cairn_err read_claim(struct grounding *g, struct cairn_str text, siz
     return CAIRN_OK;
 }
 
-static bool typed_match(const struct grounding *g, const struct typed *a, struct cairn_str claim_text,
-                        const struct typed *b, struct cairn_str text)
+static bool typed_match(const struct typed *a, struct cairn_str claim_text, const struct typed *b,
+                        struct cairn_str text)
 {
-    (void)g;
     switch (a->kind) {
     case TYPED_NUMBER:
         return typed_number_match(a, b);
@@ -1005,7 +1004,7 @@ static void align(struct grounding *g, struct cairn_str text)
                 continue;
             }
             for (uint32_t j = t->t0; j < t->t1; j++)
-                if (typed_match(g, &c->typed[k], text, &g->typed[j], whole)) {
+                if (typed_match(&c->typed[k], text, &g->typed[j], whole)) {
                     set_add(&hit, c->typed_slot[k] - 1u);
                     any = true;
                     break;
@@ -1193,7 +1192,7 @@ static bool claimed(const struct grounding *g, struct cairn_str text, const stru
                     struct cairn_str source)
 {
     for (size_t m = 0; m < g->c.n_typed; m++)
-        if (typed_match(g, &g->c.typed[m], text, b, source))
+        if (typed_match(&g->c.typed[m], text, b, source))
             return true;
     return false;
 }
@@ -1491,7 +1490,7 @@ static void check_value(struct look *l, size_t k, uint32_t lo, uint32_t hi)
         here = close = date_in_parts(l, t);
     bool asked = false;
     for (size_t j = 0; j < g->n_question_typed && !here; j++)
-        asked = asked || typed_match(g, t, l->text, &g->question_typed[j], cairn_str_of(g->question));
+        asked = asked || typed_match(t, l->text, &g->question_typed[j], cairn_str_of(g->question));
     if (!here && (asked || derived(g, t, l->d->lo, l->d->hi)))
         return;
     bool conflict = !close && l->best >= EDIT_COVER_MIN && another_there(l, t);

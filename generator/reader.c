@@ -100,7 +100,7 @@ static enum cairn_err runs_of(const struct pieces *p, uint32_t source, struct ca
 /* logit: of [CLS] first, then of the question; `off` is the run's first. */
 static void best_span(const struct piece *p, size_t n, float (*logit)[2], size_t off, struct reader_span *out)
 {
-    float best = -INFINITY, next = -INFINITY, none = logit[0][0] + logit[0][1];
+    float best = -INFINITY, none = logit[0][0] + logit[0][1];
     size_t from = 0, to = 0;
     for (size_t i = 0; i < n; i++)
         for (size_t j = i; j < n && j < i + ANSWER_TOKENS_MAX; j++)
@@ -109,14 +109,9 @@ static void best_span(const struct piece *p, size_t n, float (*logit)[2], size_t
                 from = i;
                 to = j;
             }
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = i; j < n && j < i + ANSWER_TOKENS_MAX; j++)
-            if ((j < from || i > to) && logit[off + i][0] + logit[off + j][1] > next)
-                next = logit[off + i][0] + logit[off + j][1];
     out->start = p[from].start;
     out->end = p[to].end;
     out->margin = best - none;
-    out->lead = isfinite(next) ? best - next : best - none;
 }
 
 static enum cairn_err read_run(const struct reader *r, const struct pieces *question, const struct pieces *p,

@@ -13,7 +13,6 @@ struct reader_span {
     size_t start, end; /* bytes in that source's text, on word borders */
     size_t from, to;   /* the run of sentences that was read */
     float margin;      /* logit of the span over that of "there is none here" */
-    float lead;        /* its logit over the next best span's, elsewhere in the same run */
 };
 /* The best span of each run of sentences, best margin first; at most READER_SPANS_MAX runs, sources in their
  * order. Source i is read up to lens[i] bytes. */
